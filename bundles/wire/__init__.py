@@ -1,0 +1,1 @@
+"""What travels between a device and the control plane: topics, messages and their codec."""

@@ -1,0 +1,90 @@
+"""Run the test suites one after another, each against its wall-clock budget, and say what they took.
+
+A suite over its budget is reported, not failed: time decides no test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BUDGETS_S: dict[str, tuple[tuple[str, ...], int]] = {
+    "unit and property": (("unit", "properties", "sim", "backends", "compat"), 180),
+    "integration": (("integration", "attacks"), 360),
+    "demo and end to end": (("e2e",), 180),
+    "web": (("web",), 180),
+}
+_COUNTS = re.compile(r"(\d+) (passed|failed|error|errors|skipped)")
+
+
+def main() -> int:
+    """Run the suites named on the command line, or all; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("suites", nargs="*", help="folders of tests/; default: all")
+    parser.add_argument("--slow", action="store_true", help="run the slow tests too and write tests/slow-report.json")
+    options = parser.parse_args()
+    totals = {"passed": 0, "failed": 0, "skipped": 0}
+    rows, failed = [], False
+    for name, (folders, budget_s) in BUDGETS_S.items():
+        chosen = [f for f in folders if (ROOT / "tests" / f).is_dir() and f in (options.suites or folders)]
+        if not chosen:
+            continue
+        code, counts, took_s = _run(name, chosen, slow=options.slow)
+        failed |= code != 0
+        for key in totals:
+            totals[key] += counts.get(key, 0)
+        rows.append({"suite": name, "took_s": round(took_s, 1), "budget_s": budget_s, **counts})
+    print("\nsuite                   took    budget")
+    for row in rows:
+        over = "  OVER BUDGET" if row["took_s"] > row["budget_s"] else ""
+        print(f"{row['suite']:<20} {row['took_s']:>6.1f} s {row['budget_s']:>6} s{over}")
+    if options.slow:
+        _write_report(rows, totals)
+    if not rows:
+        print("No suite of that name.", file=sys.stderr)
+        return 2
+    print(f"{totals['passed']} passed, {totals['failed']} failed, {totals['skipped']} skipped")
+    return 1 if failed or totals["failed"] else 0
+
+
+def _run(name: str, folders: list[str], *, slow: bool) -> tuple[int, dict[str, int], float]:
+    print(f"\n=== {name}: {', '.join(folders)}", flush=True)
+    command = [sys.executable, "-m", "pytest", "-q", "--durations=5", *(f"tests/{folder}" for folder in folders)]
+    if not slow:
+        command += ["-m", "not slow"]
+    started = time.monotonic()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    last = ""
+    for line in process.stdout or ():
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        if " in " in line and _COUNTS.search(line):
+            last = line
+    code = process.wait()
+    counts: dict[str, int] = {}
+    for number, word in _COUNTS.findall(last):
+        key = "failed" if word.startswith("error") else word
+        counts[key] = counts.get(key, 0) + int(number)
+    return code, counts, time.monotonic() - started
+
+
+def _write_report(rows: list[dict[str, object]], totals: dict[str, int]) -> None:
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    report = {
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "commit": commit.stdout.strip(),
+        "totals": totals,
+        "suites": rows,
+    }
+    (ROOT / "tests" / "slow-report.json").write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
