@@ -131,7 +131,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     created_ms: int
     files: list[BundleFile]
     variants: list[Variant]
-    format_version: int = FORMAT_VERSION
+    format_version: int = msgspec.field(default_factory=lambda: FORMAT_VERSION)
     kind: Literal["model", "parameters", "agent"] = "model"
     health_check: HealthCheck = HealthCheck()
     labels: list[str] = []

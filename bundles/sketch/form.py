@@ -83,7 +83,7 @@ class Baseline(msgspec.Struct, frozen=True, omit_defaults=True):
     version: str
     columns: list[ColumnBaseline]
     rows: int
-    format_version: int = 1
+    format_version: int = msgspec.field(default_factory=lambda: 1)
     privacy: dict[str, str] = {}
     sampling: dict[str, int] = {}
 

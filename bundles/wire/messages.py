@@ -15,6 +15,16 @@ from bundles.sketch.form import Window
 
 MESSAGE_VERSION = 1
 
+
+def _version() -> int:
+    """Default of every ``v``. A factory's value is always written out, where a plain default would be left out."""
+    return MESSAGE_VERSION
+
+
+def _desired_type() -> str:
+    return "wavegate-desired"
+
+
 Phase = Literal[
     "idle",  # runs what is desired, or has nothing to run
     "accepted",
@@ -41,7 +51,7 @@ class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
     download_s: float = 1800.0
     activate_s: float = 600.0
     poll_s: float = 1800.0
-    v: int = 1
+    v: int = msgspec.field(default_factory=_version)
 
 
 class DesiredModel(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -90,8 +100,8 @@ class Desired(msgspec.Struct, frozen=True, omit_defaults=True, rename={"type_": 
     canary: bool = False
     profile: Profile = Profile()
     trust_version: int = 0
-    v: int = MESSAGE_VERSION
-    type_: str = "wavegate-desired"
+    v: int = msgspec.field(default_factory=_version)
+    type_: str = msgspec.field(default_factory=_desired_type)
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -183,7 +193,7 @@ class Reported(msgspec.Struct, frozen=True, omit_defaults=True):
     spool_dropped: int = 0
     tier: Literal["real", "virtual"] = "real"
     trust_age_s: int = 0
-    v: int = MESSAGE_VERSION
+    v: int = msgspec.field(default_factory=_version)
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -210,7 +220,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     code: str = ""
     detail: str = ""
     data: dict[str, Any] = {}
-    v: int = MESSAGE_VERSION
+    v: int = msgspec.field(default_factory=_version)
 
 
 class Telemetry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -221,7 +231,7 @@ class Telemetry(msgspec.Struct, frozen=True, omit_defaults=True):
     seq: int
     sent_ms: int
     window: Window
-    v: int = MESSAGE_VERSION
+    v: int = msgspec.field(default_factory=_version)
 
 
 class Presence(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -233,7 +243,7 @@ class Presence(msgspec.Struct, frozen=True, omit_defaults=True):
     state: Literal["online", "going_offline", "lost"]
     reason: str = ""
     sha256: dict[str, str] = {}
-    v: int = MESSAGE_VERSION
+    v: int = msgspec.field(default_factory=_version)
 
 
 class SequenceRange(msgspec.Struct, frozen=True):
@@ -258,7 +268,7 @@ class Ack(msgspec.Struct, frozen=True, omit_defaults=True):
     upto_seq: int
     missing: list[int] = []
     also: list[int] = []
-    v: int = MESSAGE_VERSION
+    v: int = msgspec.field(default_factory=_version)
 
 
 class UpEnvelope(msgspec.Struct, frozen=True, array_like=True):

@@ -1,0 +1,199 @@
+"""TUF's client over a cache that survives power cuts.
+
+The client works in a scratch folder rebuilt from the durable cache before every load; whatever it stored is copied
+back, flushed, after every load *and* look-up, failed or not (what a failed one learned still guards against a roll
+back). Its exceptions leave here as ours. Floors and clocks are judged by ``client``: the cache may be lost, they may
+not.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import quote
+
+from tuf.api.exceptions import DownloadError, RepositoryError
+from tuf.api.metadata import Metadata, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
+from tuf.ngclient import Updater
+
+from bundles.errors import TryAgain
+from bundles.trust.durable import Write, read_if_there, write_durably, write_quickly
+from bundles.trust.fetch import BASE, MetadataFetch, TufFetcher, folder_fetch
+from bundles.trust.refusals import explain
+from bundles.trust.roles import key_fingerprint, split_file
+
+
+@dataclass(frozen=True)
+class Repository:
+    """One verified state of a repository, with the TUF client that holds it (a client refreshes only once)."""
+
+    root: Root
+    timestamp: Timestamp
+    snapshot: Snapshot
+    targets: Targets
+    updater: Updater
+    fetcher: TufFetcher
+
+    def top(self) -> dict[str, Signed]:
+        """Return the four top-level roles by name."""
+        return {"root": self.root, "timestamp": self.timestamp, "snapshot": self.snapshot, "targets": self.targets}
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A delegated role that was consulted for a path, and the digest of the keys it was verified with."""
+
+    role: str
+    signed: Targets
+    keys: str
+
+
+class MetadataCache:
+    """A folder of verified metadata. One owner at a time (the caller's lock)."""
+
+    def __init__(self, folder: Path, bootstrap_root: bytes, write: Write = write_durably) -> None:
+        """Use ``folder`` (``metadata`` and ``scratch`` below it); trust starts at ``bootstrap_root``."""
+        self._folder, self._bootstrap, self._write = folder, bootstrap_root, write
+        self._kept, self._scratch = folder / "metadata", folder / "scratch"
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything was ever stored."""
+        return self._kept.exists()
+
+    def load(self, fetch: MetadataFetch, now: datetime) -> Repository:
+        """Run the client workflow: root chain, timestamp, snapshot, targets.
+
+        Args:
+            fetch: the door to the repository.
+            now: only to tell which role an expiry is about; TUF's client reads the system's clock.
+
+        Raises:
+            TryAgain: network or disk.
+            TrustRefused: as ``refusals`` says.
+        """
+        fetcher = TufFetcher(fetch)
+        with self._guard(fetcher, now):
+            self._rebuild_scratch()
+            updater = Updater(str(self._scratch), BASE, fetcher=fetcher, bootstrap=self._bootstrap)
+            updater.refresh()
+        return Repository(
+            Metadata[Root].from_file(str(self._scratch / "root.json")).signed,
+            Metadata[Timestamp].from_file(str(self._scratch / "timestamp.json")).signed,
+            Metadata[Snapshot].from_file(str(self._scratch / "snapshot.json")).signed,
+            Metadata[Targets].from_file(str(self._scratch / "targets.json")).signed,
+            updater,
+            fetcher,
+        )
+
+    def load_cached(self, now: datetime) -> Repository:
+        """Run the whole workflow over the cache, as if a repository served it.
+
+        Raises:
+            TryAgain: ``METADATA_UNREACHABLE`` where something is missing.
+            TrustRefused: as ``load``; the cache may have expired.
+        """
+        served = folder_fetch(self._kept)
+
+        def fetch(name: str, max_length: int) -> Iterable[bytes]:
+            role, _ = split_file(name)
+            return served("no-newer-root" if role == "root" else f"{role}.json", max_length)
+
+        return self.load(fetch, now)
+
+    def look_up(self, repository: Repository, path: str, now: datetime) -> tuple[TargetFile | None, list[Holder]]:
+        """Find ``path`` among the delegations.
+
+        Returns:
+            The target, or None; and the delegated roles consulted, in order: the last one lists the target
+            (or the top-level targets role does, where there is none).
+
+        Raises:
+            TryAgain: as ``load``.
+            TrustRefused: as ``load``.
+        """
+        with self._guard(repository.fetcher, now):
+            target = repository.updater.get_targetinfo(path)
+        return target, list(self._walk(repository.targets, path))
+
+    def _walk(self, targets: Targets, path: str) -> Iterator[Holder]:
+        # The same pre-order walk as TUF's client made, over the files it has just verified.
+        visit: list[tuple[Targets, str]] = []
+        seen: set[str] = set()
+        current = targets
+        while path not in current.targets:
+            children: list[tuple[Targets, str]] = []
+            for name, terminating in current.delegations.get_roles_for_target(path) if current.delegations else ():
+                children.append((current, name))
+                if terminating:
+                    visit.clear()
+                    break
+            visit.extend(reversed(children))
+            while visit and visit[-1][1] in seen:
+                visit.pop()
+            if not visit:
+                return
+            parent, role = visit.pop()
+            seen.add(role)
+            file = self._scratch / f"{quote(role, '')}.json"
+            if not file.exists():
+                return  # TUF's client gave up before it: more delegations than it follows
+            current = Metadata[Targets].from_file(str(file)).signed
+            yield Holder(role, current, key_fingerprint(parent, role))
+
+    @contextmanager
+    def _guard(self, fetcher: TufFetcher, now: datetime) -> Iterator[None]:
+        try:
+            try:
+                yield
+            finally:
+                self._keep_scratch()
+        except (RepositoryError, DownloadError) as error:
+            data = fetcher.last_data if fetcher.last_name else self._bootstrap
+            raise explain(error, fetcher.last_name or "root.json", data, self._accepted(), now) from error
+        except OSError as error:
+            raise store_trouble(self._folder, error) from error
+
+    def _rebuild_scratch(self) -> None:
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir(parents=True)
+        if self._kept.exists():
+            shutil.copytree(self._kept, self._scratch, dirs_exist_ok=True)
+
+    def _keep_scratch(self) -> None:
+        for source in sorted(self._scratch.rglob("*.json")):
+            if source.is_symlink():
+                continue  # root.json: the versioned file is the real one
+            kept, data = self._kept / source.relative_to(self._scratch), source.read_bytes()
+            if read_if_there(kept) != data:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                self._write(kept, data)
+
+    def _accepted(self) -> dict[str, Signed]:
+        accepted: dict[str, Signed] = {}
+        for role in ("root", "timestamp", "snapshot", "targets"):
+            # A damaged file in the cache explains nothing, and must not hide the cause.
+            with suppress(Exception):
+                accepted[role] = Metadata[Root].from_file(str(self._scratch / f"{role}.json")).signed
+        return accepted
+
+
+@contextmanager
+def passing_cache(bootstrap_root: bytes) -> Iterator[MetadataCache]:
+    """Lend a cache that is gone afterwards: for one look at a repository, as a new device sees it."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield MetadataCache(Path(folder), bootstrap_root, write_quickly)
+
+
+def store_trouble(folder: Path, error: OSError) -> TryAgain:
+    """Return what to raise when the trust folder cannot be read or written."""
+    return TryAgain(
+        f"The trust folder {folder} cannot be used: {error.strerror or error}.",
+        code="TRUST_STORE_IO",
+        remedy="Free some space or mend the permissions; it is tried again.",
+    )
