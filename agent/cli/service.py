@@ -1,0 +1,158 @@
+"""Commands that make or run devices: enroll, run, simulate."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from agent.cli.words import say, tell
+from bundles.errors import AskPerson, Refused
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the agent until a signal stops it."""
+    from agent.runner.wiring import Agent
+
+    _log(options.verbose)
+    agent = Agent(options.dir)
+    stop = _on_signal()
+    agent.start()
+    tell(f"The agent {agent.device.me.device} runs; its socket is {agent.folders.socket}.")
+    stop.wait()
+    agent.stop()
+    return 0
+
+
+def enroll(options: argparse.Namespace) -> int:
+    """Give the device an identity, its root of trust and its settings."""
+    from agent.config import AgentConfig, Folders, Stream, dump_config
+    from agent.identity import write_durably
+    from agent.runner.credentials import enroll_over_https
+
+    folders = Folders(options.dir)
+    config = AgentConfig(
+        hardware=options.hardware,
+        labels=dict(_pair(text) for text in options.label),
+        channel=options.channel,
+        runtimes=tuple(options.runtime),
+        mqtt=not options.no_mqtt,
+        stream=Stream(str(Path(options.stream).resolve()) if options.stream else "", options.rate_hz),
+    )
+    root = _read(options.root, "root of trust")
+    _check_root(root)
+    identity = enroll_over_https(
+        folders.identity,
+        url=options.url,
+        token=_token(options.token),
+        server_ca_pem=_read(options.ca, "server CA").decode("ascii", "replace"),
+        name=options.name,
+        hardware=config.hardware,
+        labels=dict(config.labels),
+    )
+    if not folders.bootstrap_root.exists():  # never replaced: it is what this device trusts from the start
+        write_durably(folders.bootstrap_root, root)
+    if not folders.config.exists():
+        write_durably(folders.config, dump_config(config).encode())
+    say(identity.device)
+    return 0
+
+
+def simulate(options: argparse.Namespace) -> int:
+    """Run virtual devices until a signal, ``stop`` or the end of the input."""
+    from agent.virtual.fleet import Fleet, FleetPlan, Hardware
+    from agent.virtual.steer import answer_with, steer
+
+    _log(options.verbose)
+    kinds = [text.partition(":") for text in options.hardware.split(",")]
+    plan = FleetPlan(
+        folder=options.dir,
+        count=options.count,
+        prefix=options.prefix,
+        first=options.first,
+        url=options.url,
+        server_ca_pem=_read(options.ca, "server CA").decode("ascii", "replace"),
+        root=_read(options.root, "root of trust"),
+        token=_token(options.token),
+        hardware=[Hardware(name, runtime or "onnxruntime") for name, _, runtime in kinds],
+        stream=options.stream,
+        rate_hz=options.rate_hz,
+        seed=options.seed,
+        labels=tuple((name, tuple(values.split(","))) for name, values in map(_pair, options.label)),
+        uses_mqtt=not options.no_mqtt,
+    )
+    _check_root(plan.root)
+    stop = _on_signal()
+    fleet = Fleet(plan)
+    answer_with(sys.stdout, {"ok": True, "command": "start", "devices": list(fleet.devices), "seed": plan.seed})
+    fleet.start()
+
+    def follow() -> None:
+        steer(fleet, sys.stdin, sys.stdout)
+        stop.set()
+
+    import threading
+
+    threading.Thread(target=follow, name="steer", daemon=True).start()
+    stop.wait()
+    fleet.stop()
+    return 0
+
+
+def _on_signal() -> Any:
+    """Return an event that SIGTERM and SIGINT set."""
+    import signal
+    import threading
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _log(is_verbose: bool) -> None:
+    import logging
+
+    level = logging.INFO if is_verbose else logging.WARNING
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def _token(text: str) -> str:
+    """Return the token; from standard input it shows in no list of processes."""
+    return sys.stdin.readline().strip() if text == "-" else text
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AskPerson(
+            f"The {what} {str(path)!r} cannot be read: {error.strerror}.",
+            code="FILE_MISSING",
+            remedy="Give the file that the server or the key ceremony wrote.",
+        ) from error
+
+
+def _check_root(data: bytes) -> None:
+    """Check that a file is root metadata at all, before a device is enrolled that could never trust anything."""
+    import msgspec
+
+    try:
+        signed = msgspec.json.decode(data, type=dict[str, Any]).get("signed")
+    except msgspec.DecodeError:
+        signed = None
+    if not isinstance(signed, dict) or signed.get("_type") != "root":
+        raise AskPerson(
+            "The file given with --root is no root metadata.",
+            code="ROOT_INVALID",
+            remedy="Give the root.json of the key ceremony.",
+        )
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise Refused(f"{text!r} is not NAME=VALUE.", code="USAGE", remedy="Write it as --label site=north.")
+    return name, value

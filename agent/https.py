@@ -1,0 +1,314 @@
+"""The HTTPS door: polling, reports, blobs and metadata, over TLS pinned to the server CA.
+
+``Door`` speaks unsigned (enrolment, trust metadata, time); ``DeviceDoor`` signs every request with the device key
+(``bundles.wire.proof``), taking the nonce from the last answer's ``WG-Nonce`` and asking once more with the new one
+where the server calls it old. Many devices may share one ``httpx.Client``: it holds nothing of a device.
+
+Whatever goes wrong, callers see two families: ``TryAgain`` (network, load, a captive portal) and ``Refused``.
+Answers are read with a limit, so that an endless one fills neither memory nor disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import httpx
+import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from bundles.errors import Refused, TryAgain, WavegateError
+from bundles.trust.fetch import NotServed
+from bundles.wire import codec
+from bundles.wire.messages import Ack, UpEnvelope
+from bundles.wire.proof import make_proof
+
+NONCE_HEADER = "WG-Nonce"
+MAX_ANSWER_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 16
+KEEPALIVE_S = 60.0
+"""A handshake costs both sides more than an idle connection."""
+_LATER = frozenset({408, 425, 429})
+_STATUS_CODES = {401: "DEVICE_UNAUTHORIZED", 403: "DEVICE_FORBIDDEN", 404: "NOT_FOUND", 409: "CONFLICT"}
+
+
+@dataclass(frozen=True)
+class DesiredAnswer:
+    """A desired document as served: the exact bytes, and the ETag to ask with the next time."""
+
+    data: bytes
+    etag: str
+
+
+@dataclass(frozen=True)
+class BlobAnswer:
+    """A server's answer to a request for a blob.
+
+    Attributes:
+        status: HTTP status: 200 whole, 206 from the offset asked for.
+        chunks: the body, at most 64 KiB a piece.
+        length: bytes announced for this body, None if not said.
+        offset: first byte of a 206, None if not said.
+        retry_after_s: what the server asked for, None if nothing.
+    """
+
+    status: int
+    chunks: Iterator[bytes]
+    length: int | None
+    offset: int | None
+    retry_after_s: int | None
+
+
+class _Problem(msgspec.Struct):
+    """The part of an RFC 9457 problem document that an agent shows."""
+
+    title: str = ""
+    detail: str = ""
+    code: str = ""
+    remedy: str = ""
+
+
+class _Time(msgspec.Struct):
+    now_ms: int
+
+
+def open_client(url: str, tls: ssl.SSLContext, timeout_s: float = 15.0, proxy: str = "") -> httpx.Client:
+    """Return a client for ``Door``; the environment's proxies are not read.
+
+    Args:
+        url: base URL of the server's device port.
+        tls: pinned context.
+        timeout_s: of connecting, and of each silence while reading.
+        proxy: URL of an HTTP CONNECT proxy; empty = none.
+    """
+    return httpx.Client(
+        base_url=url,
+        verify=tls,
+        timeout=timeout_s,
+        trust_env=False,
+        proxy=proxy or None,
+        follow_redirects=False,
+        limits=httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=KEEPALIVE_S),
+    )
+
+
+class Door:
+    """The unsigned half of the server's device surface."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+
+    def post(self, path: str, body: bytes) -> bytes:
+        """Post JSON and return the answer's body.
+
+        Raises:
+            Refused: the server said no.
+            TryAgain: it could not be reached, or is busy.
+        """
+        with self._exchange("POST", path, body, {"Content-Type": "application/json"}) as answer:
+            return _read_ok(answer, MAX_ANSWER_BYTES)
+
+    def metadata(self, name: str, max_length: int) -> Iterable[bytes]:
+        """Return a file of trust metadata; this is a ``bundles.trust.fetch.MetadataFetch``.
+
+        Raises:
+            NotServed: the server answered, and not with the file.
+            TryAgain: it could not be reached, or broke off.
+        """
+        data = bytearray()
+        with self._exchange("GET", f"/metadata/{name}", b"", {}) as answer:
+            if not answer.is_success:
+                raise NotServed(name, answer.status_code)
+            for chunk in answer.iter_bytes(CHUNK_BYTES):
+                data += chunk
+                if len(data) > max_length:
+                    break  # one piece too long is enough for the caller to refuse it
+        return [bytes(data)]
+
+    def time_ms(self) -> int:
+        """Return the server's clock, UTC epoch ms (a hint: nothing that matters is judged by it)."""
+        with self._exchange("GET", "/v1/time", b"", {}) as answer:
+            return _decode(_read_ok(answer, MAX_ANSWER_BYTES), _Time).now_ms
+
+    @contextlib.contextmanager
+    def _exchange(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        try:
+            with self._client.stream(method, path, content=body or None, headers=dict(headers)) as answer:
+                yield answer
+        except httpx.HTTPError as error:
+            raise _unreachable(error) from error
+
+
+class DeviceDoor(Door):
+    """The signed half: everything a device does under its own name.
+
+    Args:
+        client: shared or own; must be pinned.
+        device: id.
+        key: returns the device's private key as it is now (it changes at renewal).
+    """
+
+    def __init__(self, client: httpx.Client, device: str, key: Callable[[], ec.EllipticCurvePrivateKey]) -> None:
+        super().__init__(client)
+        self._device, self._key = device, key
+        self._nonce = ""
+
+    def post_signed(self, path: str, body: bytes) -> bytes:
+        """Post JSON, signed; otherwise as ``post``."""
+        with self._signed("POST", path, body, {"Content-Type": "application/json"}) as answer:
+            return _read_ok(answer, MAX_ANSWER_BYTES)
+
+    def desired(self, etag: str = "") -> DesiredAnswer | None:
+        """Ask what this device should be; None where that has not changed since ``etag``, or nothing is assigned.
+
+        Raises:
+            Refused: the server said no.
+            TryAgain: it could not be reached, is busy, or something else answered in its place.
+        """
+        headers = {"If-None-Match": f'"{etag}"'} if etag else {}
+        with self._signed("GET", "/v1/device/desired", b"", headers) as answer:
+            if answer.status_code in (204, 304, 404):
+                return None
+            data = _read_ok(answer, codec.MAX_PAYLOAD_BYTES)
+            if not data:
+                return None
+            return DesiredAnswer(data, answer.headers.get("ETag", "").removeprefix("W/").strip('"'))
+
+    def reports(self, batch: list[UpEnvelope]) -> Ack:
+        """Hand over a batch of upward messages; the answer is the same application ack as over MQTT.
+
+        Raises:
+            Refused: the server said no, or its ack cannot be read.
+            TryAgain: it could not be reached, or is busy.
+        """
+        body = codec.encode_batch(batch)
+        with self._signed("POST", "/v1/device/reports", body, {"Content-Type": "application/msgpack"}) as answer:
+            return codec.decode_ack(_read_ok(answer, MAX_ANSWER_BYTES))
+
+    @contextlib.contextmanager
+    def blob(self, path: str, offset: int = 0, etag: str = "") -> Iterator[BlobAnswer]:
+        """Ask for a blob from ``offset`` on; what the status means is for the caller to judge.
+
+        Args:
+            path: such as ``/v1/blobs/sha256/<hex>``.
+            offset: first byte wanted; 0 = all of it.
+            etag: the blob's digest: a server that holds other content sends all of it instead of the rest.
+
+        Raises:
+            TryAgain: the server could not be reached; also from ``chunks``, where it broke off in the middle.
+        """
+        headers = {"Accept-Encoding": "identity"}  # so that lengths and ranges are of the blob itself
+        if offset:
+            headers |= {"Range": f"bytes={offset}-", "If-Range": f'"{etag}"'}
+        with self._signed("GET", path, b"", headers) as answer:
+            content_range = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
+            yield BlobAnswer(
+                status=answer.status_code,
+                chunks=_chunks(answer),
+                length=_number(answer.headers.get("Content-Length", "")),
+                offset=_number(content_range),
+                retry_after_s=_number(answer.headers.get("Retry-After", "")),
+            )
+
+    @contextlib.contextmanager
+    def _signed(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        with contextlib.ExitStack() as stack:
+            nonce = self._nonce  # other threads replace it meanwhile; what counts is the one this request was made with
+            answer = stack.enter_context(self._proven(method, path, body, headers, nonce))
+            if answer.status_code == 401 and self._nonce != nonce:
+                stack.close()
+                answer = stack.enter_context(self._proven(method, path, body, headers, self._nonce))
+            yield answer
+
+    @contextlib.contextmanager
+    def _proven(
+        self, method: str, path: str, body: bytes, headers: Mapping[str, str], nonce: str
+    ) -> Iterator[httpx.Response]:
+        proof = make_proof(self._key(), self._device, method, path, body, nonce)
+        with self._exchange(method, path, body, {**headers, "Authorization": f"WG-ES256 {proof}"}) as answer:
+            self._nonce = answer.headers.get(NONCE_HEADER) or self._nonce
+            yield answer
+
+
+def _chunks(answer: httpx.Response) -> Iterator[bytes]:
+    try:
+        yield from answer.iter_raw(CHUNK_BYTES)
+    except httpx.HTTPError as error:
+        raise _unreachable(error) from error
+
+
+def _read_ok(answer: httpx.Response, max_bytes: int) -> bytes:
+    if not answer.is_success:
+        raise _refusal(answer)
+    kind = answer.headers.get("Content-Type", "")
+    if kind.startswith("text/html"):
+        raise TryAgain(
+            "Something else than the server answered (a sign-in page?).",
+            code="CAPTIVE_PORTAL",
+            remedy="Check the network's sign-in page or proxy.",
+        )
+    data = bytearray()
+    for chunk in answer.iter_bytes(CHUNK_BYTES):
+        data += chunk
+        if len(data) > max_bytes:
+            raise Refused(
+                f"The server's answer has more than {max_bytes} bytes.",
+                code="ANSWER_TOO_LARGE",
+                remedy="Check who answers at the server's address.",
+            )
+    return bytes(data)
+
+
+def _refusal(answer: httpx.Response) -> WavegateError:
+    """Turn an answer that is no success into an error of the right family."""
+    status = answer.status_code
+    problem = _Problem()
+    with contextlib.suppress(httpx.HTTPError, msgspec.DecodeError, StopIteration):
+        # The first 64 KiB only: a problem document is small, and the rest is not worth reading.
+        problem = msgspec.json.decode(next(answer.iter_bytes(CHUNK_BYTES)), type=_Problem)
+    sentence = problem.detail or problem.title or f"The server answered {status}."
+    details: dict[str, object] = {"status": status}
+    if status in _LATER or status >= 500 or 300 <= status < 400:
+        if (retry_after_s := _number(answer.headers.get("Retry-After", ""))) is not None:
+            details["retry_after_s"] = retry_after_s
+        return TryAgain(
+            sentence,
+            code=problem.code or "SERVER_BUSY",
+            remedy=problem.remedy or "The agent tries again by itself.",
+            details=details,
+        )
+    return Refused(
+        sentence,
+        code=problem.code or _STATUS_CODES.get(status, "SERVER_REFUSED"),
+        remedy=problem.remedy or "Look for this device's id in the server's log.",
+        details=details,
+    )
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() and len(text) < 16 else None
+
+
+def _decode(data: bytes, kind: type[_Time]) -> _Time:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError as error:
+        raise TryAgain(
+            f"The server's answer cannot be read: {error}.", code="ANSWER_INVALID", remedy="Check the server's release."
+        ) from error
+
+
+def _unreachable(error: httpx.HTTPError) -> TryAgain:
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return TryAgain(
+            "The server's certificate is not of the pinned server CA.",
+            code="SERVER_CERTIFICATE",
+            remedy="Check the URL and the --ca file; a proxy that inspects TLS must leave this host alone.",
+        )
+    return TryAgain(
+        f"The server cannot be reached: {str(error) or type(error).__name__}.",
+        code="SERVER_UNREACHABLE",
+        remedy="Check the URL and the network; the running model keeps answering.",
+    )

@@ -1,0 +1,178 @@
+"""Single events in any order, stale and repeated ones among them: finds broken replay and impossible states."""
+
+from collections import Counter
+from dataclasses import replace
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agent.core import effects as fx
+from agent.core import events as ev
+from agent.core.health import Judgement
+from agent.core.journal import decode_state, encode_state
+from agent.core.policy import DEFAULT_POLICY
+from agent.core.state import Asked, Release, Step, UpdaterState
+from agent.core.updater import update
+from bundles.wire.messages import Profile
+
+PROFILE = Profile(probation_s=10, accept_s=20, download_s=30, activate_s=15)
+RELEASES = [Release(f"t/m/{n}.0.0/bundle.json", f"{n}" * 64, 100, n) for n in range(1, 6)]
+NEVER_AUTHORIZED = RELEASES[4]
+DIGESTS = [release.sha256 for release in RELEASES]
+SEEN: Counter[str] = Counter()
+
+sha = st.sampled_from(DIGESTS)
+authorized_sha = st.sampled_from(DIGESTS[:4])
+wait_ms = st.sampled_from([0, 1, 2, 3, 5, 10, 50, 100, 200, 500, 2_000, 10_000, 16_000, 31_000, 700_000])
+draw = st.sampled_from([0.0, 0.3, 0.999])
+code = st.sampled_from(
+    [
+        "DISK_FULL",
+        "DOWNLOAD_DIGEST",
+        "DOWNLOAD_INTERRUPTED",
+        "STORE_CORRUPT",
+        "MODEL_INVALID",
+        "NO_VARIANT",
+        "TRUST_FLOOR",
+    ]
+)
+effect_kind = st.sampled_from(["authorize", "download", "verify", "stage", "activate", "revert", "serve"])
+judgement = st.sampled_from(
+    [Judgement("healthy"), Judgement("healthy"), Judgement("unknown", "no_data"), Judgement("unhealthy", "crash")]
+)
+asked = st.builds(
+    lambda gen, release, rollout: Asked(gen, release, rollout, PROFILE),
+    st.integers(1, 30),
+    st.one_of(st.none(), *[st.just(r) for r in RELEASES] * 3),
+    st.sampled_from(["", "r1", "r2"]),
+)
+# What the step at work waits for, so that long ways are walked often; the rest is drawn blindly.
+fitting = st.just("fitting")
+blind = st.one_of(
+    asked.map(lambda a: lambda at: ev.DesiredChanged(at, a)),
+    authorized_sha.map(lambda s: lambda at: ev.Authorized(at, s)),
+    st.tuples(sha, code).map(lambda t: lambda at: ev.Refused(at, t[0], t[1])),
+    sha.map(lambda s: lambda at: ev.Downloaded(at, s, "1", "v")),
+    sha.map(lambda s: lambda at: ev.Verified(at, s)),
+    sha.map(lambda s: lambda at: ev.Staged(at, s)),
+    st.tuples(sha, code).map(lambda t: lambda at: ev.TrialFailed(at, t[0], t[1])),
+    st.one_of(sha, st.just("")).map(lambda s: lambda at: ev.Activated(at, s)),
+    st.tuples(sha, judgement).map(lambda t: lambda at: ev.HealthSeen(at, *t)),
+    st.just(lambda at: ev.ContactSeen(at)),
+    st.just(lambda at: ev.Ticked(at)),
+    st.tuples(effect_kind, sha, code, st.booleans(), draw).map(
+        lambda t: lambda at: ev.EffectFailed(at, t[0], t[1], t[2], t[3], "", t[4])
+    ),
+    sha.map(lambda s: lambda at: ev.RollbackRequested(at, "ann", s)),
+    st.just(lambda at: ev.Booted(at)),
+)
+story = st.lists(st.tuples(wait_ms, st.one_of(*[fitting] * 6, blind)), min_size=40, max_size=80)
+
+FRESH = UpdaterState("t/m")
+RUNNING = UpdaterState(
+    "t/m",
+    Step.CONFIRMED,
+    gen=2,
+    profile=PROFILE,
+    target=RELEASES[1],
+    committed=RELEASES[1],
+    previous=RELEASES[0],
+    floor=1,
+)
+ON_PROBATION = replace(
+    RUNNING,
+    step=Step.PROBATION,
+    gen=3,
+    target=RELEASES[2],
+    attempts=1,
+    since_ms=900,
+    deadline_ms=25_900,
+    retry_ms=2_150,
+)
+
+
+def fitting_event(s: UpdaterState, at: int) -> ev.Event:
+    target = s.target.sha256 if s.target else DIGESTS[0]
+    match s.step:
+        case Step.AUTHORIZING if target != NEVER_AUTHORIZED.sha256:
+            return ev.Authorized(at, target)
+        case Step.DOWNLOADING:
+            return ev.Downloaded(at, target, "1", "v")
+        case Step.VERIFYING:
+            return ev.Verified(at, target)
+        case Step.STAGING:
+            return ev.Staged(at, target)
+        case Step.ACTIVATING:
+            return ev.Activated(at, target)
+        case Step.PROBATION:
+            if not s.has_contact and at % 3:
+                return ev.ContactSeen(at)
+            if at % 5 == 0:
+                return ev.HealthSeen(at, target, Judgement("healthy"))
+            return ev.HealthSeen(max(at, s.since_ms + 10_000), target, Judgement("healthy"))
+        case Step.REVERTING:
+            return ev.Activated(at, s.revert_to.sha256 if s.revert_to else "")
+        case Step.DEFERRED:
+            return ev.Ticked(max(at, s.due_ms))
+        case _:
+            release = RELEASES[(s.asked_gen + 1) % 4]
+            return ev.DesiredChanged(at, Asked(s.asked_gen + 1, release, f"r{s.asked_gen % 3}", PROFILE))
+
+
+def check_step(before: UpdaterState, event: ev.Event, after: UpdaterState, effects: tuple[fx.Effect, ...]) -> None:
+    journals = [i for i, effect in enumerate(effects) if isinstance(effect, fx.Journal)]
+    if after.durable() != before.durable():
+        assert journals == [0], "what is durable is journalled before anything is done"
+        assert effects[0].state == after
+    else:
+        assert journals == []
+    committed = {r.sha256 for r in (after.committed, after.previous) if r}
+    for effect in effects:
+        match effect:
+            case fx.Activate(release):
+                assert after.step is Step.ACTIVATING
+                assert release == after.target
+                assert 1 <= after.attempts <= DEFAULT_POLICY.max_attempts
+                assert release.sha256 != NEVER_AUTHORIZED.sha256, "what trust did not allow is never activated"
+            case fx.Revert(to):
+                assert to in (before.committed, before.previous, None)
+                assert to is not None or not after.committed or after.pending or after.target is None
+            case fx.CollectGarbage(keep):
+                assert committed <= keep
+            case fx.RaiseFloor(_, counter):
+                assert counter == after.floor
+            case fx.Commit():
+                assert before.step in (Step.PROBATION, Step.ACTIVATING)
+                if before.step is Step.PROBATION:
+                    assert event.at_ms - before.since_ms >= 10_000
+                    assert after.has_contact
+    if not after.step.is_rest and not (after.step is Step.DEFERRED and after.reason == "offline"):
+        assert after.due_ms, f"{after.step} waits without end"
+    assert after.asked_gen >= before.asked_gen
+    assert after.floor >= before.floor
+    # Never above what runs; a model taken out and put in again keeps the floor it earned.
+    if after.committed and before.committed:
+        assert after.floor <= max(after.committed.counter, before.floor)
+    assert len(after.tried) <= 8
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from([FRESH, RUNNING, ON_PROBATION]), story)
+def test_events_in_any_order_break_no_rule(start, events):
+    state, at = start, 1_000
+    for wait, make in events:
+        at += wait
+        event = fitting_event(state, at) if make == "fitting" else make(at)
+        at = max(at, event.at_ms)
+        after, effects = update(state, event)
+        check_step(state, event, after, effects)
+        if not isinstance(event, ev.Booted):
+            assert update(after, event) == (after, ()), "the same event twice changes nothing"
+        assert decode_state(encode_state(after)) == after
+        state = after
+        SEEN[state.step] += 1
+
+
+def test_every_step_was_reached():
+    print("steps reached:", dict(sorted(SEEN.items())))
+    assert set(SEEN) == set(Step)

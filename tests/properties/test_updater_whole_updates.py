@@ -1,0 +1,167 @@
+"""Whole updates in simulated time, with a drawn fate for every effect: finds what only happens in the third act.
+
+The shell here is the runner's contract at its smallest: effects in order, journal first, one queue of answers, a timer,
+starts of the agent that forget everything but the journal and the pointer.
+"""
+
+import heapq
+import random
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.core import effects as fx
+from agent.core import events as ev
+from agent.core.health import Judgement
+from agent.core.journal import decode_state, encode_state
+from agent.core.state import Asked, Release, Step, UpdaterState
+from agent.core.updater import update
+from bundles.wire.messages import Profile
+
+PROFILE = Profile(probation_s=10, accept_s=60, download_s=120, activate_s=20)
+OLD, NEW = (Release(f"t/m/{n}.0.0/bundle.json", f"{n}" * 64, 100, n) for n in (1, 2))
+GOOD_START = UpdaterState("t/m", Step.CONFIRMED, gen=1, profile=PROFILE, target=OLD, committed=OLD)
+ENDS: Counter[str] = Counter()
+STEPS: Counter[str] = Counter()
+
+
+class Device:
+    """One device in virtual time. ``trouble`` is the chance that an effect fails, hangs or loses power."""
+
+    def __init__(self, rng: random.Random, trouble: float, bad_model: bool, start: UpdaterState = GOOD_START) -> None:
+        self.rng, self.trouble, self.bad_model = rng, trouble, bad_model
+        self.disk_journal = encode_state(start)
+        self.pointer = start.committed.sha256 if start.committed else ""
+        self.answering = ""
+        self.now, self.count = 0, 0
+        self.queue: list[tuple[int, int, ev.Event]] = []
+        self.timer = 0
+        self.activations: Counter[str] = Counter()
+        self.asked = Asked(2, NEW, "r1", PROFILE)
+        self.events = 0
+
+    def later(self, event_at_ms: int, make) -> None:
+        self.count += 1
+        heapq.heappush(self.queue, (event_at_ms, self.count, make(event_at_ms)))
+
+    def boot(self) -> None:
+        self.queue.clear()
+        self.timer, self.answering = 0, ""
+        self.state = decode_state(self.disk_journal)
+        self.tell(ev.Booted(self.now))
+        self.later(self.now + 10, lambda at: ev.DesiredChanged(at, self.asked))
+        self.later(self.now + 20, ev.ContactSeen)
+
+    def tell(self, event: ev.Event) -> None:
+        self.events += 1
+        new, effects = update(self.state, event)
+        if any(isinstance(effect, fx.Journal) for effect in effects):
+            assert isinstance(effects[0], fx.Journal)
+        self.state = new
+        STEPS[new.step] += 1
+        for effect in effects:
+            if self.rng.random() < self.trouble / 4:
+                self.now += 5_000
+                return self.boot()
+            self.carry_out(effect)
+        return None
+
+    def carry_out(self, effect: fx.Effect) -> None:
+        answer_at = self.now + self.rng.randint(1, 3_000)
+        match effect:
+            case fx.Journal(state):
+                self.disk_journal = encode_state(state)
+            case fx.SetTimer(at_ms):
+                self.timer = at_ms
+            case fx.Judge(sha256):
+                verdict = "unhealthy" if self.bad_model and sha256 == NEW.sha256 else "healthy"
+                reason = "errors" if verdict == "unhealthy" else ""
+                self.later(self.now + 1, lambda at: ev.HealthSeen(at, sha256, Judgement(verdict, reason)))
+            case fx.Authorize(release) | fx.Download(release) | fx.Verify(release) | fx.Stage(release):
+                self.fate(type(effect).__name__.lower(), release.sha256, answer_at)
+            case fx.Activate(release):
+                self.activations[release.sha256] += 1
+                self.fate("activate", release.sha256, answer_at)
+            case fx.Revert(to):
+                self.fate("revert", to.sha256 if to else "", answer_at)
+            case fx.Serve(release):
+                self.fate("serve", release.sha256, answer_at)
+
+    def fate(self, kind: str, sha256: str, at: int) -> None:
+        roll = self.rng.random()
+        if kind in ("activate", "revert", "serve") and roll < 1 - self.trouble / 2:
+            self.pointer = self.answering = sha256
+            self.later(at, lambda t: ev.Activated(t, sha256))
+            self.later(at + 50, ev.ContactSeen)
+        elif roll < 1 - self.trouble:
+            make = {
+                "authorize": ev.Authorized,
+                "download": lambda t, s: ev.Downloaded(t, s, "2", "v"),
+                "verify": ev.Verified,
+                "stage": ev.Staged,
+            }[kind]
+            self.later(at, lambda t: make(t, sha256))
+        elif roll < 1 - self.trouble / 3:
+            code = self.rng.choice(["DOWNLOAD_INTERRUPTED", "DISK_FULL", "STORE_CORRUPT", "NOT_READY"])
+            self.later(at, lambda t: ev.EffectFailed(t, kind, sha256, code, True, draw=self.rng.random()))
+        # else: no answer ever comes; a deadline must end it
+
+    def run(self, limit: int) -> None:
+        self.boot()
+        while self.events < limit:
+            if self.queue and (not self.timer or self.queue[0][0] <= self.timer):
+                at, _, event = heapq.heappop(self.queue)
+                self.now = max(self.now, at)
+                self.tell(event)
+            elif self.timer:
+                self.now, self.timer = max(self.now, self.timer), 0
+                self.tell(ev.Ticked(self.now))
+            elif not self.state.step.is_rest:
+                self.now += 60_000
+                self.tell(ev.ContactSeen(self.now))
+            else:
+                return
+        raise AssertionError(f"still {self.state.step} after {limit} events at {self.now} ms")
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.integers(0, 10**9), st.sampled_from([0.0, 0.02, 0.1, 0.3]), st.booleans())
+def test_every_update_ends_on_the_old_release_or_the_new_one(random_seed, trouble, bad_model):
+    device = Device(random.Random(random_seed), trouble, bad_model)
+    device.run(limit=4_000)
+    state = device.state
+    ENDS[f"{state.step} {state.reason}".strip()] += 1
+    assert device.pointer in (OLD.sha256, NEW.sha256, "")
+    if trouble == 0.0:
+        wanted, step = (OLD, Step.ROLLED_BACK) if bad_model else (NEW, Step.CONFIRMED)
+        assert (device.answering, state.step) == (wanted.sha256, step)
+    if bad_model:
+        assert state.committed is None or state.committed.sha256 == OLD.sha256
+        assert state.floor == 0
+    assert decode_state(device.disk_journal).durable() == state.durable()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**9))
+def test_a_device_that_loses_power_at_every_activation_gives_up_on_the_release(random_seed):
+    device = Device(random.Random(random_seed), 0.0, bad_model=False)
+    original = device.carry_out
+
+    def power_cut(effect: fx.Effect) -> None:
+        original(effect)
+        if isinstance(effect, fx.Activate):
+            device.queue.clear()
+            device.later(device.now + 1, lambda at: ev.Booted(at))
+
+    device.carry_out = power_cut
+    device.run(limit=500)
+    assert device.activations[NEW.sha256] == 2
+    assert device.pointer == OLD.sha256
+    assert device.state.reason == "reboot_loop"
+
+
+def test_what_was_explored():
+    print("ends:", dict(ENDS), "steps:", dict(STEPS))
+    assert {"confirmed", "rolled_back health"} <= set(ENDS)
+    assert set(STEPS) >= set(Step) - {Step.IDLE}

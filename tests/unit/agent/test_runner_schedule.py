@@ -1,0 +1,88 @@
+"""The one line of calls: order, timers, background work, failures."""
+
+import threading
+
+import pytest
+
+from agent.runner.schedule import Schedule, SteadyClock
+
+
+@pytest.fixture
+def schedule():
+    schedule = Schedule(SteadyClock().now_ms, workers=2)
+    thread = threading.Thread(target=schedule.run)
+    thread.start()
+    yield schedule
+    schedule.stop()
+    thread.join()
+
+
+def after_all(schedule):
+    done = threading.Event()
+    schedule.soon(done.set)
+    assert done.wait(10)
+
+
+def test_calls_run_in_order_on_one_thread(schedule):
+    seen = []
+    for number in range(100):
+        schedule.soon(lambda number=number: seen.append((number, threading.current_thread())))
+    after_all(schedule)
+    assert [number for number, _ in seen] == list(range(100))
+    assert len({thread for _, thread in seen}) == 1
+
+
+def test_timers_run_by_their_time_and_a_key_replaces_its_timer(schedule):
+    seen, done = [], threading.Event()
+    now = schedule.now_ms()
+    schedule.at("b", now + 40, lambda: seen.append("b"))
+    schedule.at("a", now + 20, lambda: seen.append("a"))
+    schedule.at("c", now + 10, lambda: seen.append("never"))
+    schedule.at("c", now + 60, done.set)
+    schedule.at("d", now + 30, lambda: seen.append("never"))
+    schedule.cancel("d")
+    assert done.wait(10)
+    assert seen == ["a", "b"]
+
+
+def test_background_work_ends_in_line_with_its_result_or_error(schedule):
+    found, done = [], threading.Event()
+
+    def fail():
+        raise OSError("disk")
+
+    def take(result):
+        found.append((str(result), threading.current_thread().name.startswith("agent-background")))
+        if len(found) == 2:
+            done.set()
+
+    schedule.background(lambda: "value", take)
+    schedule.background(fail, take)
+    assert done.wait(10)
+    assert sorted(found) == [("disk", False), ("value", False)]
+
+
+def test_slow_work_holds_up_no_call(schedule):
+    release = threading.Event()
+    schedule.background(release.wait, lambda _: None)
+    after_all(schedule)
+    release.set()
+
+
+def test_a_call_that_raises_is_counted_and_the_line_goes_on(schedule, caplog):
+    schedule.soon(lambda: 1 / 0)
+    after_all(schedule)
+    assert schedule.failures == 1
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_flood_of_calls_does_not_keep_timers_from_firing(schedule):
+    fired = threading.Event()
+
+    def flood():
+        if not fired.is_set():
+            schedule.soon(flood)
+
+    schedule.at("timer", schedule.now_ms() + 20, fired.set)
+    schedule.soon(flood)
+    assert fired.wait(10)
