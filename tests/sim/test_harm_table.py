@@ -1,0 +1,42 @@
+"""The harm table's regression targets, in a short seeded form; ``scripts/simulate`` runs the long one."""
+
+import json
+
+import pytest
+
+from control_plane.core.states import RolloutPhase
+from control_plane.simulation.harm import measure, play, render
+from control_plane.simulation.main import main
+from control_plane.simulation.scenarios import RELEASES
+
+BY_NAME = {release.name: release for release in RELEASES}
+
+
+@pytest.mark.parametrize("name", ["20 % bad, half brick", "20 % silent brick", "60 % brick"])
+def test_a_bad_release_harms_few_and_is_always_halted(name):
+    row = measure(BY_NAME[name], range(100, 130))
+    print(render([row]))
+    assert row.harmed_p95 <= 10
+    assert row.halted == 1.0
+
+
+def test_a_good_release_reaches_the_whole_online_fleet():
+    for seed in range(200, 208):
+        run = play(BY_NAME["good 1 %"], seed)
+        assert run.phase is RolloutPhase.COMPLETED, f"seed {seed}"
+
+
+def test_a_release_worse_than_agreed_rarely_passes():
+    row = measure(BY_NAME["grey 12 %"], range(300, 320))
+    print(render([row]))
+    assert row.halted >= 0.9
+
+
+def test_the_command_prints_its_tier_and_fails_when_a_target_is_missed(capsys):
+    assert main(["--runs", "2", "--release", "60", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["tier"] == "core"
+    assert printed["rows"][0]["halted"] == 1.0
+    # A threshold nothing reaches leaves halting to the gates alone, and lets more devices be harmed.
+    assert main(["--runs", "6", "--release", "good 2", "--halt-threshold", "1"]) == 1
+    assert "missed: good 2 %" in capsys.readouterr().out
