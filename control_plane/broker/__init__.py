@@ -1,0 +1,1 @@
+"""The private MQTT broker: ``configuration`` writes what mosquitto reads, ``supervisor`` keeps it running."""

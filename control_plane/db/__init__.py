@@ -1,0 +1,1 @@
+"""The database: ``tables`` (what is stored), ``engine`` (SQLite or PostgreSQL), ``queries`` (return core values)."""

@@ -1,0 +1,1 @@
+"""From the broker into the database: ``consumer`` (MQTT), ``writer`` (one transaction after another)."""

@@ -1,0 +1,1 @@
+"""What the control plane does by itself, each in a thread of its own: telling devices, ticking rollouts, upkeep."""
