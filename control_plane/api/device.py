@@ -1,0 +1,317 @@
+"""The devices' doors: enrolment, renewal, desired state, reports, blobs, trust metadata, time.
+
+Signed requests carry ``Authorization: WG-ES256 <proof>`` over method, path, body and a nonce of ours (in the manner of
+RFC 9449), so they survive proxies that end TLS and need no clock on the device. Every answer carries a fresh
+``WG-Nonce``; an old one gets 401 and the device asks again with the new one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+from sqlmodel import Session
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bundles.errors import Refused
+from bundles.wire.codec import MAX_BATCH_BYTES, decode_batch, encode
+from bundles.wire.messages import Profile
+from bundles.wire.proof import read_proof, verify_proof
+from control_plane.api import problems
+from control_plane.db.engine import Database
+from control_plane.db.tables import Device, UsedProof
+from control_plane.errors import NotFound, RequestRefused, TooLarge, Unauthenticated
+from control_plane.identity.authority import Authority
+from control_plane.identity.nonce import LIFE_MS, Nonces
+from control_plane.services import desired, enrolment
+from control_plane.services.reports import Inbound, Outcome
+from control_plane.storage import Blobs
+
+SCHEME = "WG-ES256 "
+NONCE_HEADER = "WG-Nonce"
+_METADATA_NAME = re.compile(r"(?:\d{1,9}\.[a-z0-9][a-z0-9._-]{0,80}|timestamp)\.json\Z")
+_RANGE = re.compile(r"bytes=(\d{1,15})-(\d{1,15})?\Z")
+MAX_SMALL_BODY = 64 * 1024
+T = TypeVar("T")
+
+
+class EnrolRequest(msgspec.Struct):
+    """Body of ``POST /v1/enroll``."""
+
+    token: str
+    csr: str
+    name: str = ""
+    hardware: str = ""
+    labels: dict[str, str] = {}
+
+
+class RenewRequest(msgspec.Struct):
+    """Body of ``POST /v1/renew``."""
+
+    csr: str
+
+
+@dataclass(frozen=True)
+class DeviceDoors:
+    """Everything the devices' doors need.
+
+    Attributes:
+        db: the database.
+        blobs: content-addressed files.
+        metadata_dir: published trust metadata.
+        authority: the device CA.
+        server_ca_pem: what devices pin.
+        nonces: nonces of request proofs.
+        sign: the director's signature.
+        ingest: takes a batch of messages in, inside a transaction.
+        committed: told what a committed batch did.
+        profile: timing of a new device's first document.
+        broker: host and port devices should use, None where there is no broker.
+        now_ms: server clock.
+    """
+
+    db: Database
+    blobs: Blobs
+    metadata_dir: Path
+    authority: Authority
+    server_ca_pem: str
+    nonces: Nonces
+    sign: desired.Sign
+    ingest: Callable[[Session, list[Inbound], int], Outcome]
+    committed: Callable[[Outcome], None]
+    profile: Profile
+    broker: Callable[[], tuple[str, int] | None]
+    now_ms: Callable[[], int]
+
+
+class NonceHeader:
+    """Adds a fresh ``WG-Nonce`` to every answer under ``/v1/``, refusals included."""
+
+    def __init__(self, app: ASGIApp, nonce: Callable[[], str]) -> None:
+        self._app, self._nonce = app, nonce
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, adding the header when the answer starts."""
+        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_nonce(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[NONCE_HEADER] = self._nonce()
+            await send(message)
+
+        await self._app(scope, receive, send_with_nonce)
+
+
+def device_router(doors: DeviceDoors) -> APIRouter:
+    """Return the router of the devices' doors."""
+    router = APIRouter(tags=["devices' doors"], responses=problems.responses(401, 403, 404, 422, 503))
+
+    @router.post("/v1/enroll", status_code=200)
+    async def enroll(request: Request) -> Response:
+        """Exchange a claim token and a certificate request for a certificate."""
+        body = await _body(request, MAX_SMALL_BODY)
+        return await run_in_threadpool(_enroll, doors, body)
+
+    @router.post("/v1/renew")
+    async def renew(request: Request) -> Response:
+        """Exchange the certificate for one of a new key."""
+        body = await _body(request, MAX_SMALL_BODY)
+
+        def work() -> Response:
+            device = _authenticate(doors, request, body)
+            asked = _decode(body, RenewRequest)
+            with doors.db.write() as session:
+                certificate = enrolment.renew(session, doors.authority, device, asked.csr, doors.now_ms())
+            return _json({"certificate": certificate, "server_ca": doors.server_ca_pem})
+
+        return await run_in_threadpool(work)
+
+    @router.get("/v1/device/desired")
+    def get_desired(request: Request) -> Response:
+        """Return the signed desired document; 304 while it has not changed."""
+        device = _authenticate(doors, request, b"")
+        with doors.db.write() as session:
+            document, etag = desired.document_for(session, device, doors.sign, doors.now_ms())
+        headers = {"ETag": f'"{etag}"'}
+        if request.headers.get("If-None-Match", "").strip('"') == etag:
+            return Response(status_code=304, headers=headers)
+        return Response(document, media_type="application/json", headers=headers)
+
+    @router.post("/v1/device/reports")
+    async def post_reports(request: Request) -> Response:
+        """Take in a batch of the same messages as over MQTT; answers with the same ack."""
+        body = await _body(request, MAX_BATCH_BYTES)
+
+        def work() -> Response:
+            device = _authenticate(doors, request, body)
+            batch = [Inbound(device, item.leaf, item.payload) for item in decode_batch(body)]
+            with doors.db.write() as session:
+                outcome = doors.ingest(session, batch, doors.now_ms())
+            doors.committed(outcome)
+            ack = outcome.acks.get(device)
+            content = encode(ack) if ack else b'{"boot_epoch":"","upto_seq":0}'
+            return Response(content, media_type="application/json")
+
+        return await run_in_threadpool(work)
+
+    @router.get("/v1/blobs/sha256/{digest}")
+    def get_blob(digest: str, request: Request) -> Response:
+        """Return a blob, or the part named by ``Range``."""
+        _authenticate(doors, request, b"")
+        return _blob(doors, digest, request.headers.get("Range"))
+
+    @router.get("/metadata/{name}")
+    def get_metadata(name: str) -> Response:
+        """Return a file of trust metadata; it is public and signed."""
+        path = doors.metadata_dir / name
+        if not _METADATA_NAME.match(name) or not path.is_file():
+            raise NotFound(f"No metadata is called {name!r}.", code="METADATA_NOT_FOUND", remedy="Ask for another.")
+        return Response(path.read_bytes(), media_type="application/json")
+
+    @router.get("/v1/time")
+    def get_time() -> Response:
+        """Return the server's clock and a nonce."""
+        now_ms = doors.now_ms()
+        return _json({"now_ms": now_ms, "nonce": doors.nonces.current(now_ms)})
+
+    return router
+
+
+def _enroll(doors: DeviceDoors, body: bytes) -> Response:
+    asked = _decode(body, EnrolRequest)
+    with doors.db.write() as session:
+        done = enrolment.enrol(
+            session,
+            doors.authority,
+            token=asked.token,
+            request_pem=asked.csr,
+            name=asked.name,
+            hardware=asked.hardware,
+            labels=asked.labels,
+            profile=doors.profile,
+            now_ms=doors.now_ms(),
+        )
+    broker = doors.broker()
+    answer = {
+        "device": done.device,
+        "certificate": done.certificate_pem,
+        "server_ca": doors.server_ca_pem,
+        "mqtt": {"host": broker[0], "port": broker[1]} if broker else None,
+        "poll_s": doors.profile.poll_s,
+    }
+    return _json(answer)
+
+
+def _authenticate(doors: DeviceDoors, request: Request, body: bytes) -> str:
+    """Return the device that signed ``request``.
+
+    Raises:
+        Unauthenticated: ``PROOF_MISSING``, ``PROOF_INVALID``, ``PROOF_REPLAYED`` or ``NONCE_OLD``.
+        NotAllowed: ``DEVICE_REVOKED``.
+    """
+    now_ms = doors.now_ms()
+    header = request.headers.get("Authorization", "")
+    if not header.startswith(SCHEME):
+        raise _denied("PROOF_MISSING", "The request is not signed.")
+    path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    token = header.removeprefix(SCHEME)
+    try:
+        claims = read_proof(token)
+    except Refused as error:
+        raise _denied("PROOF_INVALID", error.sentence) from error
+    with doors.db.read() as session:
+        row = session.get(Device, claims.sub)
+    if row is None or row.state not in enrolment.ACTIVE_STATES:
+        raise enrolment.revoked(claims.sub)
+    renewed = _verify(doors, row, token, request.method, path, body, now_ms)
+    with doors.db.write() as session:
+        if session.get(UsedProof, (row.id, claims.jti)) is not None:
+            raise _denied("PROOF_REPLAYED", "The request was made before.")
+        session.add(UsedProof(device=row.id, jti=claims.jti, expires_ms=now_ms + LIFE_MS))
+        if renewed:
+            _take_renewed_key(session, row.id)
+    return row.id
+
+
+def _verify(doors: DeviceDoors, row: Device, token: str, method: str, path: str, body: bytes, now_ms: int) -> bool:
+    """Check the proof with the device's key; return whether it was the renewed key that fitted."""
+
+    def fits(key: EllipticCurvePublicKey) -> None:
+        verify_proof(token, key, method, path, body, lambda nonce: doors.nonces.is_fresh(nonce, now_ms))
+
+    try:
+        fits(enrolment.read_key(row.public_key_pem))
+    except Refused as error:
+        if error.code == "PROOF_NONCE":
+            raise _denied("NONCE_OLD", "The request's nonce is old.") from error
+        if not row.next_public_key_pem:
+            raise _denied("PROOF_INVALID", error.sentence) from error
+        try:
+            fits(enrolment.read_key(row.next_public_key_pem))
+        except Refused as second:
+            raise _denied("PROOF_INVALID", second.sentence) from second
+        return True
+    return False
+
+
+def _take_renewed_key(session: Session, device: str) -> None:
+    row = session.get(Device, device, with_for_update=True)
+    if row is not None and row.next_public_key_pem:
+        row.public_key_pem, row.next_public_key_pem = row.next_public_key_pem, ""
+        session.add(row)
+
+
+def _denied(code: str, sentence: str) -> Unauthenticated:
+    return Unauthenticated(
+        sentence, code=code, remedy="Sign the request with the device key and the nonce of the last answer."
+    )
+
+
+def _blob(doors: DeviceDoors, digest: str, range_header: str | None) -> Response:
+    total = doors.blobs.length(digest)
+    headers = {"ETag": f'"{digest}"', "Accept-Ranges": "bytes"}
+    start, end, status = 0, total, 200
+    if range_header:
+        match = _RANGE.match(range_header)
+        if match is None or int(match[1]) >= total:
+            return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{total}"})
+        start = int(match[1])
+        end = min(total, int(match[2]) + 1) if match[2] else total
+        status = 206
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{total}"
+    headers["Content-Length"] = str(end - start)
+    chunks: Iterator[bytes] = doors.blobs.open(digest, start, end - start)
+    return StreamingResponse(chunks, status_code=status, media_type="application/octet-stream", headers=headers)
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise TooLarge(f"The body has more than {limit} bytes.", code="BODY_TOO_LARGE", remedy="Send less at once.")
+    return bytes(body)
+
+
+def _decode(body: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.DecodeError as error:
+        raise RequestRefused(
+            f"The body cannot be read: {error}.", code="BODY_INVALID", remedy="Check the agent's release."
+        ) from error
+
+
+def _json(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")

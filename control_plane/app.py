@@ -1,0 +1,430 @@
+"""The server's composition root: the only place where its concrete parts are built and started.
+
+Order matters and is kept here: the folder's lock, the ports, the database, the keys, the broker, those who write, those
+who tell, and at last the doors. Stopping goes the other way round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import logging
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+from filelock import FileLock, Timeout
+from sqlmodel import Session
+
+from bundles.errors import AskPerson
+from bundles.trust.director import sign_desired
+from bundles.trust.repository import OnlineRepository
+from bundles.trust.signers import load_signer
+from bundles.wire.messages import Desired
+from control_plane import metrics
+from control_plane.api.application import create_api
+from control_plane.api.deps import ApiSettings, Check, Deps
+from control_plane.api.device import DeviceDoors, NonceHeader, device_router
+from control_plane.api.fanout import Fanout
+from control_plane.api.metrics import metrics_router
+from control_plane.broker.configuration import INGEST_NAME, PUBLISH_NAME, BrokerFiles
+from control_plane.broker.connection import Connection, Teller
+from control_plane.broker.supervisor import Broker, find_mosquitto
+from control_plane.db.engine import Database
+from control_plane.identity.authority import Authority, write_private
+from control_plane.identity.nonce import Nonces
+from control_plane.ingest.consumer import Consumer
+from control_plane.ingest.writer import Writer
+from control_plane.services import desired, enrolment, reports, rollouts
+from control_plane.services.changes import look
+from control_plane.services.reports import Inbound, Outcome
+from control_plane.serving import Door, bind, serve
+from control_plane.settings import Settings
+from control_plane.storage import Blobs
+from control_plane.web.router import web_router
+from control_plane.web.site import WebParts
+from control_plane.workers.drift import DriftJudge
+from control_plane.workers.periodic import Periodic
+from control_plane.workers.publisher import AckPublisher, DesiredPublisher
+from control_plane.workers.upkeep import Upkeep
+
+log = structlog.get_logger()
+ONLINE_ROLES = ("snapshot", "timestamp", "director")
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now_ms(self) -> int:
+        """Return UTC epoch milliseconds."""
+        return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where the server keeps what is its own."""
+
+    path: Path
+
+    @property
+    def keys(self) -> Path:
+        """Online keys and the two authorities, 0700."""
+        return self.path / "keys"
+
+    @property
+    def metadata(self) -> Path:
+        """Published trust metadata."""
+        return self.path / "metadata"
+
+    @property
+    def broker(self) -> BrokerFiles:
+        """The private broker's files."""
+        return BrokerFiles((self.path / "broker").absolute())
+
+
+@contextlib.contextmanager
+def own(folder: Folder) -> Iterator[None]:
+    """Hold the data folder: one server at a time.
+
+    Raises:
+        AskPerson: ``FOLDER_IN_USE``, or ``FOLDER`` where it cannot be made.
+    """
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.path / "server.lock")
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise AskPerson(
+            f"Another server is running on {folder.path}.",
+            code="FOLDER_IN_USE",
+            remedy="Stop it first, or choose another folder with --dir.",
+        ) from error
+    except OSError as error:
+        raise AskPerson(
+            f"The folder {folder.path} cannot be used: {error.strerror}.", code="FOLDER", remedy="Choose another --dir."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def open_database(settings: Settings) -> Database:
+    """Open the database of ``settings`` and bring its schema up to date."""
+    db = Database(settings.database)
+    db.upgrade()
+    return db
+
+
+def server_authority(folder: Folder, now_ms: int) -> Authority:
+    """Return the server CA of ``folder``, made the first time."""
+    return Authority.open_or_create(folder.keys, "server-ca", now_ms)
+
+
+def run(settings: Settings, *, started: Callable[[dict[str, Any]], None]) -> None:
+    """Run the server until SIGINT or SIGTERM.
+
+    Args:
+        settings: everything a person may set.
+        started: told the addresses once every door answers.
+
+    Raises:
+        AskPerson: ``FOLDER_IN_USE``, ``PORT_IN_USE``, ``TRUST_NOT_INITIALISED``, ``BROKER_START``,
+            ``BROKER_MISSING`` (only where a broker is required).
+    """
+    set_up_logging(settings)
+    folder = Folder(settings.dir)
+    with own(folder), contextlib.ExitStack() as stack:
+        operators = bind(settings.host, settings.port, "--port")
+        stack.callback(operators.close)
+        devices = bind(settings.device_host, settings.device_port, "--device-port")
+        stack.callback(devices.close)
+        server = Server(settings, folder, SystemClock(), operators.getsockname()[1], devices.getsockname()[1])
+        stack.callback(server.stop)
+        server.start()
+        certificate, key = server.device_certificate
+        doors = [Door(operators), Door(devices, certificate, key)]
+        serve(server.app, doors, started=lambda: started(server.addresses()))
+
+
+class Server:
+    """Every part of one running control plane.
+
+    Args:
+        settings: everything a person may set.
+        folder: the data folder, already held.
+        clock: the server's clock.
+        port: the operators' port, bound.
+        device_port: the devices' port, bound.
+    """
+
+    def __init__(self, settings: Settings, folder: Folder, clock: SystemClock, port: int, device_port: int) -> None:
+        self._settings, self._folder, self._clock = settings, folder, clock
+        self._port, self._device_port = port, device_port
+        now_ms = clock.now_ms()
+        self._server_ca = server_authority(folder, now_ms)
+        self._device_ca = Authority.open_or_create(folder.keys, "device-ca", now_ms)
+        self._director = _online_signer(folder, "director")
+        self._metadata = OnlineRepository(
+            folder.metadata, _online_signer(folder, "snapshot"), _online_signer(folder, "timestamp"), clock.now_ms
+        )
+        self._db = open_database(settings)
+        self._blobs = Blobs.at(settings.blobs_url or folder.path / "blobs")
+        self._broker = self._make_broker()
+        self._issue_own_certificates(now_ms)
+        self._ingest_connection: Connection | None = None
+        self._publish_connection: Connection | None = None
+        self._writer: Writer | None = None
+        self._workers = self._make_workers()
+        self.app = self._make_app()
+
+    @property
+    def device_certificate(self) -> tuple[Path, Path]:
+        """Certificate and key of the devices' TLS door."""
+        return self._folder.keys / "server.pem", self._folder.keys / "server.key"
+
+    def addresses(self) -> dict[str, Any]:
+        """Return where this server answers, for people and for those who started it."""
+        return {
+            "operators": f"http://{self._settings.host}:{self._port}",
+            "devices": f"https://{self._settings.device_host}:{self._device_port}",
+            "mqtt": self._broker_address(),
+            "server_ca": str((self._folder.keys / "server-ca.pem").absolute()),
+            "broker_pid": self._broker.pid if self._broker else None,
+        }
+
+    def start(self) -> None:
+        """Start the broker, the connections to it and the workers."""
+        if self._broker is not None:
+            self._write_revocations()
+            self._broker.start()
+            self._start_ingest()
+        self._tell_everything_again()
+        for worker in self._workers.values():
+            worker.start()
+
+    def stop(self) -> None:
+        """Stop everything that ``start`` started, in the other order; harmless when half of it never started."""
+        if self._ingest_connection is not None:
+            self._ingest_connection.stop()
+        if self._writer is not None:
+            self._writer.stop()
+        for worker in self._workers.values():
+            with contextlib.suppress(RuntimeError):  # never started
+                worker.stop()
+        if self._publish_connection is not None:
+            self._publish_connection.stop()
+        if self._broker is not None:
+            self._broker.stop()
+        self._db.close()
+
+    def _make_broker(self) -> Broker | None:
+        settings = self._settings
+        if settings.broker == "none":
+            return None
+        program = find_mosquitto()
+        if program is None:
+            if settings.broker_required:
+                raise AskPerson(
+                    "mosquitto was not found.",
+                    code="BROKER_MISSING",
+                    remedy="Install it: apt-get install mosquitto; or start without --broker-required.",
+                )
+            log.warning("broker_missing", remedy="apt-get install mosquitto; until then devices poll over HTTPS")
+            return None
+        self._folder.broker.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Broker(program, self._folder.broker, settings.mqtt_host, settings.mqtt_port, self._tell_everything_again)
+
+    def _make_workers(self) -> dict[str, Periodic]:
+        settings = self._settings
+        upkeep = Upkeep(self._db, self._metadata, settings.raw_retention_h, self._clock.now_ms)
+        drift = DriftJudge(
+            self._db, self._blobs.read_all, settings.rollup_bucket_s, settings.timing(), self._clock.now_ms
+        )
+        workers = {
+            "reconciler": Periodic("reconciler", settings.reconcile_s, self._reconcile),
+            "drift": Periodic("drift", settings.drift_s, drift.round),
+            "upkeep": Periodic("upkeep", 60.0, upkeep.round),
+        }
+        if self._broker is not None:
+            self._publish_connection = self._connection(PUBLISH_NAME)
+            teller = Teller(self._publish_connection)
+            publisher = DesiredPublisher(self._db, teller, self._sign, self._clock.now_ms)
+            self._acks = AckPublisher(teller)
+            workers["publisher"] = Periodic("publisher", settings.publish_s, publisher.round)
+            workers["renewer"] = Periodic("renewer", 3600.0, publisher.refresh_aging)
+            workers["acks"] = Periodic("acks", 1.0, self._acks.round)
+            workers["revocations"] = Periodic("revocations", 24 * 3600.0, self._reload_revocations)
+        return workers
+
+    def _make_app(self) -> Any:
+        doors = DeviceDoors(
+            db=self._db,
+            blobs=self._blobs,
+            metadata_dir=self._folder.metadata,
+            authority=self._device_ca,
+            server_ca_pem=self._server_ca.certificate_pem.decode(),
+            nonces=Nonces(self._nonce_secret()),
+            sign=self._sign,
+            ingest=self._ingest,
+            committed=self._committed,
+            profile=self._settings.timing(),
+            broker=self._broker_address,
+            now_ms=self._clock.now_ms,
+        )
+        settings = self._settings
+        fanout = Fanout(look(self._db))
+        web = web_router(WebParts(db=self._db, now_ms=self._clock.now_ms, listen=fanout.listen))
+        deps = Deps(
+            db=self._db,
+            storage=self._blobs,
+            clock=self._clock,
+            metadata=self._metadata,
+            sign=self._sign,
+            random_bytes=secrets.token_bytes,
+            fanout=fanout,
+            web=web,
+            settings=ApiSettings(
+                max_publish_bytes=settings.max_publish_bytes,
+                scratch=self._folder.path,
+                profile=settings.timing(),
+                public_url=f"http://{settings.host}:{self._port}",
+            ),
+            device_surface=device_router(doors),
+            extra=[metrics_router(self._db)],
+            readiness=[self._broker_check],
+        )
+        app = create_api(deps)
+        app.add_middleware(NonceHeader, nonce=lambda: doors.nonces.current(doors.now_ms()))
+        return app
+
+    def _start_ingest(self) -> None:
+        self._writer = Writer(self._db, self._ingest, self._clock.now_ms, self._committed)
+        self._writer.start()
+        self._ingest_connection = self._connection(INGEST_NAME, manual_ack=True)
+        self._consumer = Consumer(self._ingest_connection, self._writer.put)
+        self._ingest_connection.start()
+        assert self._publish_connection is not None
+        self._publish_connection.start()
+
+    def _ingest(self, session: Session, batch: Any, now_ms: int) -> Outcome:
+        items: list[Inbound] = list(batch)
+        return reports.ingest(
+            session,
+            items,
+            bucket_ms=int(self._settings.rollup_bucket_s * 1000),
+            observe_reported=rollouts.observe_reported,
+            now_ms=now_ms,
+        )
+
+    def _committed(self, outcome: Outcome) -> None:
+        if self._broker is not None and outcome.acks:
+            self._acks.add(outcome.acks)
+        if outcome.touched and (publisher := self._workers.get("publisher")):
+            publisher.wake()
+
+    def _reconcile(self) -> None:
+        bucket_ms = int(self._settings.rollup_bucket_s * 1000)
+        moved = rollouts.tick(self._db, self._clock.now_ms(), bucket_ms=bucket_ms)
+        if moved and (publisher := self._workers.get("publisher")):
+            publisher.wake()
+
+    def _sign(self, document: Desired) -> bytes:
+        # The hint lets a device refresh its trust metadata before it looks for a bundle published a moment ago.
+        hinted = msgspec.structs.replace(document, trust_version=self._metadata.timestamp_version)
+        return sign_desired(hinted, self._director)
+
+    def _tell_everything_again(self) -> None:
+        """Nothing retained can be counted on after a start of the broker or of ourselves."""
+        if self._broker is not None:
+            metrics.BROKER_RESTARTS.set(self._broker.restarts)
+        with self._db.write() as session:
+            desired.republish_all(session)
+        if publisher := self._workers.get("publisher"):
+            publisher.wake()
+
+    def _broker_address(self) -> tuple[str, int] | None:
+        return (self._settings.names[-1], self._settings.mqtt_port) if self._broker else None
+
+    def _broker_check(self) -> Check:
+        if self._broker is None:
+            return Check("broker", True, "none; devices poll over HTTPS")
+        connected = self._publish_connection is not None and self._publish_connection.is_connected
+        return Check("broker", connected, "" if connected else "not connected")
+
+    def _connection(self, name: str, *, manual_ack: bool = False) -> Connection:
+        return Connection(
+            name, self._folder.keys, self._settings.mqtt_host, self._settings.mqtt_port, manual_ack=manual_ack
+        )
+
+    def _issue_own_certificates(self, now_ms: int) -> None:
+        """Fresh certificates of our own at every start: they then never expire unnoticed."""
+        keys = self._folder.keys
+        _keep(keys / "server", self._server_ca.issue_server("wavegate", self._settings.names, now_ms))
+        if self._broker is None:
+            return
+        files = self._folder.broker
+        files.device_ca.write_bytes(self._device_ca.certificate_pem)
+        _keep(files.certificate.with_suffix(""), self._server_ca.issue_server("wavegate", self._settings.names, now_ms))
+        for name in (INGEST_NAME, PUBLISH_NAME):
+            issued = self._device_ca.issue_client(name, now_ms)
+            (keys / f"{name}.pem").write_bytes(issued.certificate_pem)
+            write_private(keys / f"{name}.key", issued.key_pem or b"")
+
+    def _write_revocations(self) -> None:
+        with self._db.read() as session:
+            serials = enrolment.revoked_serials(session)
+        self._folder.broker.crl.write_bytes(self._device_ca.revocation_list(serials, self._clock.now_ms()))
+
+    def _reload_revocations(self) -> None:
+        self._write_revocations()
+        if self._broker is not None:
+            self._broker.reload()
+
+    def _nonce_secret(self) -> bytes:
+        path = self._folder.keys / "nonce.secret"
+        if not path.exists():
+            write_private(path, secrets.token_bytes(32))
+        return path.read_bytes()
+
+
+def set_up_logging(settings: Settings) -> None:
+    """Send structured logs to standard error."""
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if settings.log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def _online_signer(folder: Folder, role: str) -> Any:
+    path = folder.keys / f"{role}.pem"
+    if not path.exists() or not (folder.metadata / "timestamp.json").exists():
+        raise AskPerson(
+            f"The trust repository of {folder.path} is not set up.",
+            code="TRUST_NOT_INITIALISED",
+            remedy=f"Run the key ceremony first: wavegate trust init --help (user {getpass.getuser()}).",
+        )
+    return load_signer(path)
+
+
+def _keep(stem: Path, issued: Any) -> None:
+    stem.with_name(stem.name + ".pem").write_bytes(issued.certificate_pem)
+    write_private(stem.with_name(stem.name + ".key"), issued.key_pem)

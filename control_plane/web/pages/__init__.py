@@ -1,0 +1,1 @@
+"""What each page loads, one noun a module."""
