@@ -1,0 +1,98 @@
+"""What the agent costs a device: start, memory, imports; measured in an environment with only ``[agent]``."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from benches.measuring.figure import Figure, Plan
+from benches.measuring.installed_agent import RUNTIME, InstalledAgent, environment, installed_agent
+from benches.measuring.memory import Memory
+from benches.measuring.timing import interleave, medians, program_s
+
+NAME = "agent"
+PSS_BAR_MIB = 120.0
+SKETCH_IMPORT_BAR_S, SKETCH_IMPORT_BAR_MIB = 0.05, 3.0
+WARM_UP_REQUESTS = 200
+PASS = "python -c pass"
+_SKETCH_IMPORT = """
+import json, time
+import msgspec, numpy
+def resident():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * 4096
+before, started = resident(), time.perf_counter()
+import bundles.sketch.baseline, bundles.sketch.columns, bundles.sketch.latency, bundles.sketch.merge
+import bundles.sketch.update
+took_s = time.perf_counter() - started
+print(json.dumps([took_s, (resident() - before) / 2**20]))
+"""
+"""What a monitor needs, beyond what the agent has loaded for its other work."""
+
+
+def run(plan: Plan) -> Iterator[Figure]:
+    """Measure.
+
+    Raises:
+        AskPerson: the environment, the control plane or the agent could not be started.
+    """
+    bin_folder = environment() / "bin"
+    yield from _programs(bin_folder, plan.repeats(15, 5))
+    yield from _sketch_import(bin_folder, plan.repeats(11, 3))
+    with installed_agent(bin_folder) as agent:
+        agent.memory()  # the first look lets the agent settle
+        idle = [agent.memory() for _ in range(3)]
+        yield _memory("agent_idle_rss_mib", idle, None, "agent alone, connected, no model")
+        agent.install()
+        agent.ask(WARM_UP_REQUESTS)
+        working = [agent.memory() for _ in range(3)]
+        note = f"agent, fork server and one worker with {RUNTIME} and a model that has answered"
+        yield _memory("agent_rss_mib", working, PSS_BAR_MIB, note)
+        yield _start("agent_start_s", agent, bin_folder, plan.repeats(5, 3), "control plane reachable")
+        agent.cut_off()
+        yield _start("agent_offline_start_s", agent, bin_folder, plan.repeats(5, 3), "control plane gone")
+
+
+def _programs(bin_folder: Path, rounds: int) -> Iterator[Figure]:
+    """Time the two commands against the interpreter alone."""
+    commands = {
+        PASS: [str(bin_folder / "python"), "-c", "pass"],
+        "wavegate version": [str(bin_folder / "wavegate"), "version"],
+        "wavegate-agent version": [str(bin_folder / "wavegate-agent"), "version"],
+    }
+    for command in commands.values():
+        program_s(command)  # compiles to bytecode, warms the page cache
+    taken = interleave({name: (lambda c=c: program_s(c)) for name, c in commands.items()}, rounds)
+    peer_s = statistics.median(taken[PASS])
+    for metric, name in (("cli_start", "wavegate version"), ("agent_cli_start", "wavegate-agent version")):
+        # The median of each round's ratio: both sides of a round met the same load.
+        ratio = statistics.median(own / peer for own, peer in zip(taken[name], taken[PASS], strict=True))
+        own_s = statistics.median(taken[name])
+        note = f"`{name}`: {own_s * 1e3:.1f} ms against {peer_s * 1e3:.1f} ms"
+        yield Figure(NAME, f"{metric}_ratio", ratio, "x", PASS, 1.0, n=rounds, note=note)
+
+
+def _sketch_import(bin_folder: Path, rounds: int) -> Iterator[Figure]:
+    command = [str(bin_folder / "python"), "-c", _SKETCH_IMPORT]
+    found = [json.loads(subprocess.check_output(command, text=True)) for _ in range(rounds + 1)][1:]
+    note = "beyond numpy and msgspec, in a new process"
+    took_s, grown_mib = (statistics.median(column) for column in zip(*found, strict=True))
+    yield Figure(NAME, "sketch_import_s", took_s, "s", bar=SKETCH_IMPORT_BAR_S, n=rounds, note=note)
+    yield Figure(NAME, "sketch_import_mib", grown_mib, "MiB", bar=SKETCH_IMPORT_BAR_MIB, n=rounds, note=note)
+
+
+def _memory(metric: str, found: list[Memory], bar: float | None, note: str) -> Figure:
+    pss, rss = (statistics.median(values) for values in zip(*((m.pss_mib, m.rss_mib) for m in found), strict=True))
+    what = f"PSS over {found[-1].processes} processes: {note}"
+    return Figure(NAME, metric, pss, "MiB", "RSS of the same processes", rss, bar, n=len(found), note=what)
+
+
+def _start(metric: str, agent: InstalledAgent, bin_folder: Path, rounds: int, note: str) -> Figure:
+    floor = [str(bin_folder / "python"), "-c", f"import numpy, {RUNTIME}, cryptography, msgspec"]
+    found = medians({"agent": agent.restart_s, "imports": lambda: program_s(floor)}, rounds)
+    what = f"restart of an enrolled agent with a model, to its first answer; {note}"
+    peer = f"importing numpy, {RUNTIME}, cryptography and msgspec"
+    return Figure(NAME, metric, found["agent"], "s", peer, found["imports"], n=rounds, note=what)

@@ -1,0 +1,1 @@
+"""What the benches share: figures, fair timing, memory of process trees, an installed agent."""
