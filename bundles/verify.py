@@ -11,7 +11,7 @@ from bundles.errors import AskPerson, BundleRefused, TrustRefused
 from bundles.trust.authorize import Authorized, check_listing, check_manifest
 from bundles.trust.event import verify_signatures
 from bundles.trust.release import TeamState
-from bundles.trust.roles import file_name, parse_targets
+from bundles.trust.roles import file_name, parse_targets, team_role
 from bundles.wire.messages import DesiredModel
 
 
@@ -73,6 +73,26 @@ def verify_signed(archive: Archive, team: TeamState) -> Literal["published", "si
     bundle: Authorized = check_listing(manifest.model_key, wanted, listing, team.role)
     check_manifest(bundle, archive.manifest_bytes)
     return state
+
+
+def check_new_listing(archive: Archive) -> None:
+    """Check that new metadata in the archive lists the bundle as its manifest says; signatures are not looked at.
+
+    A device compares the two and refuses what differs, so a repository should not publish it.
+
+    Raises:
+        TrustRefused: ``TRUST_DIRECTOR_MISMATCH`` or ``TRUST_NOT_LISTED``.
+    """
+    manifest = archive.manifest
+    role = team_role(manifest.team)
+    wanted = DesiredModel(manifest.target_path, archive.sha256, len(archive.manifest_bytes), manifest.release_counter)
+    for name, data in archive.metadata.items():
+        if not name.endswith(f".{role}.json"):
+            continue
+        listing = parse_targets(name, data).signed.targets.get(manifest.target_path)
+        if listing is not None:
+            bundle = check_listing(manifest.model_key, wanted, listing, role)
+            check_manifest(bundle, archive.manifest_bytes)
 
 
 def _not_signed(archive: Archive, team: TeamState) -> TrustRefused | AskPerson:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import benches
 from benches.measuring.figure import Figure, Plan, header, row
+
 from bundles.errors import WavegateError
 
 

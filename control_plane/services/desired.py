@@ -73,6 +73,14 @@ def ensure_desired(session: Session, device: str, profile: Profile, now_ms: int)
     return set_desired(session, device, {}, rollout="", canary=False, profile=profile, now_ms=now_ms)
 
 
+def signed_document(session: Session, device: str, now_ms: int) -> tuple[bytes, str] | None:
+    """Return the document of ``device`` and its ETag as ``document_for`` left them; None where it has to be signed."""
+    row = session.get(Desired, device)
+    if row is None or not row.document or row.expires_ms - now_ms < LIFE_MS // 2:
+        return None
+    return row.document, f"{row.gen}.{row.expires_ms}"
+
+
 def document_for(session: Session, device: str, sign: Sign, now_ms: int) -> tuple[bytes, str]:
     """Return the signed document of ``device`` and its ETag ``"gen.expires"``; signs and stores it where needed.
 

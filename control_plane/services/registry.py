@@ -16,6 +16,7 @@ from sqlmodel import Session, select
 
 from bundles.archive import Archive, open_archive
 from bundles.errors import AskPerson, TrustRefused
+from bundles.verify import check_new_listing, verify_content
 from control_plane.auth import Principal, Role
 from control_plane.db.queries.releases import ReleaseView, release_unknown, view_of
 from control_plane.db.tables import Release
@@ -60,7 +61,7 @@ def check(session: Session, path: Path, publisher: Principal) -> Archive:
         Conflict: ``RELEASE_EXISTS`` or ``RELEASE_COUNTER``: the version or the counter belongs to other content.
     """
     archive = open_archive(path)
-    archive.verify()
+    verify_content(archive)
     publisher.require(Role.OPERATOR, archive.manifest.team)
     _check_unused(session, archive)
     return archive
@@ -81,6 +82,7 @@ def store(archive: Archive, blobs: BlobStore, trust: TrustRepository) -> None:
             code="TRUST_UNSIGNED_TEAM",
             remedy="Sign it with `wavegate bundle sign`, then publish it again.",
         )
+    check_new_listing(archive)
     blobs.put(archive.sha256, archive.manifest_bytes)
     for entry in manifest.files:
         with archive.open_file(entry) as stream:

@@ -11,8 +11,11 @@ from fastapi.testclient import TestClient
 from securesystemslib.signer import CryptoSigner
 
 from bundles.archive import Archive, add_metadata, pack
+from bundles.contract import Contract, TensorSpec, encode_contract
 from bundles.digest import sha256_hex
 from bundles.manifest import BundleFile, Manifest, Variant, encode_manifest
+from bundles.sketch.baseline import encode_baseline
+from bundles.sketch.build import build_baseline
 from bundles.trust.director import sign_desired
 from bundles.trust.fetch import folder_fetch
 from bundles.trust.offline import Quorum, new_repository
@@ -30,6 +33,11 @@ from control_plane.services.changes import look
 from control_plane.storage import Blobs
 
 PROFILE = Profile(heartbeat_s=1, report_s=2, canary_report_s=1, probation_s=2, accept_s=4, download_s=5, activate_s=5)
+
+
+def baseline_of(model: str, version: str) -> bytes:
+    """Return the smallest baseline there is."""
+    return encode_baseline(build_baseline(model, version, {"x": [1.0, 2.0, 3.0]}, sources={"x": "input"}))
 
 
 class Clock:
@@ -99,10 +107,14 @@ class Api:
         self, version: str, counter: int, *, team: str = "vision", signed: bool = True, content=b"model"
     ) -> Path:
         """Build (and sign) a ``.wgb``; return where it lies."""
-        files = [
-            BundleFile("m.onnx", sha256_hex(content), len(content), "model"),
-            BundleFile("baseline.json", sha256_hex(b"{}"), 2, "baseline"),
-        ]
+        tensor = TensorSpec("x", "float32", [1, 2])
+        parts = {
+            "m.onnx": (content, "model"),
+            "contract.json": (encode_contract(Contract(inputs=[tensor], outputs=[tensor])), "contract"),
+            "goldens.npz": (b"goldens are read on the device", "goldens"),
+            "baseline.json": (baseline_of(f"{team}/digits", version), "baseline"),
+        }
+        files = [BundleFile(name, sha256_hex(data), len(data), role) for name, (data, role) in parts.items()]
         manifest = encode_manifest(
             Manifest(
                 team=team, model="digits", version=version, release_counter=counter, channel="prod", created_ms=1,
@@ -110,7 +122,7 @@ class Api:
             )
         )  # fmt: skip
         path = self.folder / f"{team}-{version}-{counter}-{sha256_hex(content)[:6]}{'' if signed else '-bare'}.wgb"
-        archive = pack(path, manifest, {"m.onnx": content, "baseline.json": b"{}"})
+        archive = pack(path, manifest, {name: data for name, (data, _) in parts.items()})
         return self.sign(archive) if signed else path
 
     def sign(self, archive: Archive) -> Path:

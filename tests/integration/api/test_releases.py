@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from sqlmodel import select
 
@@ -159,3 +161,18 @@ def test_releases_come_in_pages(api):
     assert rest["next"] == ""
     broken = api.viewer.get("/api/v1/releases", params={"cursor": "nonsense"})
     assert (broken.status_code, broken.json()["code"]) == (404, "CURSOR_INVALID")
+
+
+def test_a_bundle_whose_listing_says_otherwise_is_not_published(api):
+    """A device compares the signed listing with the manifest, so the registry does too."""
+    path = api.bundle("1.0.0", 1)
+    archive = open_archive(path)
+    name, data = next(iter(archive.metadata.items()))
+    metadata = json.loads(data)
+    listing = next(iter(metadata["signed"]["targets"].values()))
+    listing["custom"]["channel"] = "dev"
+    forged = add_metadata(archive, path.with_name("forged.wgb"), {name: json.dumps(metadata).encode()})
+    answer = api.publish(forged.path)
+    assert answer.status_code == 422
+    assert answer.json()["code"] == "TRUST_DIRECTOR_MISMATCH"
+    assert api.viewer.get("/api/v1/releases").json()["items"] == []
