@@ -228,7 +228,7 @@ class Server:
         settings = self._settings
         if settings.broker == "none":
             return None
-        program = find_mosquitto()
+        program = find_mosquitto(settings.mosquitto)
         if program is None:
             if settings.broker_required:
                 raise AskPerson(

@@ -37,6 +37,8 @@ class Settings(BaseSettings):
 
     broker: Literal["private", "none"] = "private"
     """``private`` = a supervised mosquitto; ``none`` = devices poll over HTTPS."""
+    mosquitto: str = ""
+    """Path of the mosquitto to run; looked for where it is usually installed if empty."""
     broker_required: bool = False
     """Refuse to start without a broker, instead of going on over HTTPS."""
 

@@ -15,6 +15,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+WORKERS = 4
+"""Most tests wait for processes more than they compute. A file stays in one process, for its fixtures' sake."""
+ALONE = frozenset({"e2e"})
+"""Suites that fill the machine by themselves."""
 BUDGETS_S: dict[str, tuple[tuple[str, ...], int]] = {
     "unit and property": (("unit", "properties", "sim", "backends", "compat"), 180),
     "integration": (("integration", "attacks"), 360),
@@ -57,6 +61,8 @@ def main() -> int:
 def _run(name: str, folders: list[str], *, slow: bool) -> tuple[int, dict[str, int], float]:
     print(f"\n=== {name}: {', '.join(folders)}", flush=True)
     command = [sys.executable, "-m", "pytest", "-q", "--durations=5", *(f"tests/{folder}" for folder in folders)]
+    if not ALONE.intersection(folders):
+        command += ["-n", str(WORKERS), "--dist", "loadfile"]
     if not slow:
         command += ["-m", "not slow"]
     started = time.monotonic()

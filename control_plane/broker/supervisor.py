@@ -29,8 +29,14 @@ MAX_PAUSE_S = 5.0
 log = structlog.get_logger()
 
 
-def find_mosquitto() -> str | None:
-    """Return the path of mosquitto, or None; Debian puts it into /usr/sbin, off an ordinary user's PATH."""
+def find_mosquitto(named: str = "") -> str | None:
+    """Return the path of mosquitto, or None; Debian puts it into /usr/sbin, off an ordinary user's PATH.
+
+    Args:
+        named: the one to use, where somebody said so.
+    """
+    if named:
+        return shutil.which(named)
     return shutil.which(PROGRAM) or shutil.which(PROGRAM, path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin")
 
 

@@ -13,7 +13,7 @@ from control_plane.client import Client
 from control_plane.errors import Conflict, NotFound, SetUpWrong
 
 app = typer.Typer(no_args_is_help=True, help="Releases: list, show, approve, reject.")
-publish_app = typer.Typer()
+publish_app = typer.Typer(add_completion=False)
 COLUMNS = {
     "TEAM": "team",
     "MODEL": "model",

@@ -5,6 +5,7 @@ Both sides get the model's own dtypes, so that what is compared is the engine an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import statistics
@@ -19,7 +20,7 @@ import numpy as np
 from agent.inference.backend import LoadOptions, open_backend
 from agent.inference.engine import Engine
 from agent.inference.spec import ModelSpec
-from benches.measuring.bare import bare_call
+from benches.measuring.bare import bare_call, echo
 from benches.measuring.figure import Figure, Plan
 from benches.measuring.timing import call_s, medians
 from bundles.contract import Contract, TensorSpec
@@ -28,8 +29,8 @@ from control_plane.demo.releases import DATA
 NAME = "inference"
 RUNTIMES = {".onnx": "onnxruntime", ".tflite": "litert"}
 INPROC_BAR_US, WORKER_BAR_US, CRASH_BAR_MS = 8.0, 60.0, 50.0
-RATIO_BARS = {"inproc": ((1e-3, 1.05), (40e-6, 1.15)), "worker": ((1e-3, 1.15),)}
-"""The design's bars on the ratio, for models of at least so many seconds; below, only the microseconds count."""
+RATIO_BARS = {"inproc": ((1000.0, 1.05), (40.0, 1.15)), "worker": ((1000.0, 1.15),)}
+"""The design's bars on the ratio, for models of at least so many microseconds; below, only the added ones count."""
 ROUND_S = 0.15
 """Of calls on one side before the other has its turn."""
 MOST_CALLS = 2000
@@ -51,8 +52,8 @@ def _overhead(path: Path, plan: Plan) -> Iterator[Figure]:
     """Yield what each way of holding the model adds."""
     worker, inputs = _spec(path)
     inproc = replace(worker, model="bench/inproc", mode="inproc")
-    engine = Engine()
-    try:
+    rounds, engine = plan.repeats(9, 3), Engine()
+    with contextlib.closing(engine), echo(sum(array.nbytes for array in inputs.values())) as round_trip:
         for spec in (worker, inproc):
             engine.load(spec)
         bare = bare_call(worker.backend, path, inputs)
@@ -61,26 +62,36 @@ def _overhead(path: Path, plan: Plan) -> Iterator[Figure]:
             "bare": lambda: call_s(bare, calls),
             "inproc": lambda: call_s(lambda: engine.infer(inputs, inproc.model), calls),
             "worker": lambda: call_s(lambda: engine.infer(inputs, worker.model), calls),
+            "echo": lambda: call_s(round_trip, calls),
         }
-        rounds = plan.repeats(9, 3)
-        found = medians(sides, rounds)
-    finally:
-        engine.close()
-    peer = f"bare {worker.backend}"
-    for side, bar_us in (("inproc", INPROC_BAR_US), ("worker", WORKER_BAR_US)):
-        note, name = f"{rounds} rounds of {calls} calls", f"{side}_{path.stem}_{worker.backend}"
-        added_us = (found[side] - found["bare"]) * 1e6
-        yield Figure(NAME, f"{name}_added_us", added_us, "us", bar=bar_us, n=rounds, note=note)
-        ratio_bar = next((bar for least_s, bar in RATIO_BARS[side] if found["bare"] >= least_s), None)
-        own_us, bare_us = found[side] * 1e6, found["bare"] * 1e6
-        yield Figure(NAME, f"{name}_us", own_us, "us", peer, bare_us, ratio_bar, ratio_bar is not None, rounds, note)
+        found = {name: seconds * 1e6 for name, seconds in medians(sides, rounds).items()}
+    bare_us, note = found["bare"], f"{rounds} rounds of {calls} calls"
+    for side, bar, peer, peer_us in (
+        ("inproc", INPROC_BAR_US, "", None),
+        ("worker", WORKER_BAR_US, "a bare round trip to another process", found["echo"]),
+    ):
+        added = found[side] - bare_us
+        yield Figure(NAME, f"{side}_added_us:{path.name}", added, "us", peer, peer_us, bar, n=rounds, note=note)
+        ratio_bar = next((most for least_us, most in RATIO_BARS[side] if bare_us >= least_us), None)
+        yield Figure(
+            NAME,
+            f"{side}_us:{path.name}",
+            found[side],
+            "us",
+            f"bare {worker.backend}",
+            bare_us,
+            ratio_bar,
+            is_bar_of_ratio=ratio_bar is not None,
+            n=rounds,
+            note=note,
+        )
 
 
 def _crash(path: Path, times: int) -> Figure:
     """Kill the worker; time until the next answer."""
     spec, inputs = _spec(path)
     taken, engine = [], Engine()
-    try:
+    with contextlib.closing(engine):
         engine.load(spec)
         for _ in range(times):
             engine.infer(inputs)
@@ -89,13 +100,11 @@ def _crash(path: Path, times: int) -> Figure:
             started = time.perf_counter()
             os.kill(pid, signal.SIGKILL)
             engine.infer(inputs)
-            taken.append(time.perf_counter() - started)
+            taken.append((time.perf_counter() - started) * 1e3)
             assert engine.status().worker_pid != pid, "the kill must have landed"
-    finally:
-        engine.close()
-    value = statistics.median(taken) * 1e3
-    note = f"{path.name} on {spec.backend}: SIGKILL of the worker to the next answer; slowest {max(taken) * 1e3:.1f} ms"
-    return Figure(NAME, f"crash_{spec.backend}_ms", value, "ms", bar=CRASH_BAR_MS, n=times, note=note)
+    note = f"{path.name}: SIGKILL of the worker to the next answer; slowest {max(taken):.1f} ms"
+    value = statistics.median(taken)
+    return Figure(NAME, f"crash_ms:{spec.backend}", value, "ms", bar=CRASH_BAR_MS, n=times, note=note)
 
 
 def _spec(path: Path) -> tuple[ModelSpec, Inputs]:

@@ -102,7 +102,9 @@ def _merge(rounds: int, calls: int) -> Iterator[Figure]:
     }
     found = {name: seconds * 1e6 for name, seconds in medians(sides, rounds).items()}
     note = f"one report of {FEATURES} features, {len(payload)} bytes, decoded and merged"
-    yield Figure(NAME, "merge_us", found["own"], "us", "decoding alone", found["decode"], MERGE_BAR_US, n=rounds, note=note)
+    yield Figure(
+        NAME, "merge_us", found["own"], "us", "decoding alone", found["decode"], MERGE_BAR_US, n=rounds, note=note
+    )
 
 
 def _decide(rounds: int, calls: int) -> Figure:

@@ -1,16 +1,49 @@
-"""A runtime without us: one call of a loaded model, with the settings the agent's backends use."""
+"""The limits beside the engine: a runtime without us, and a round trip to another process that does nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 ONNX_FATAL_ONLY = 4
+_ECHO = """
+import socket, sys
+with socket.socket(fileno=int(sys.argv[1])) as peer:
+    while data := peer.recv(65536):
+        peer.sendall(b"x" * 64)
+"""
+
+
+@contextlib.contextmanager
+def echo(length: int) -> Iterator[Callable[[], object]]:
+    """Start a process that answers every message; yield what sends ``length`` bytes and waits for 64 back."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        command = [sys.executable, "-c", _ECHO, str(theirs.fileno())]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),))
+    message = b"x" * min(length, 65536)
+
+    def call() -> object:
+        ours.sendall(message)
+        return ours.recv(64)
+
+    try:
+        call()
+        yield call
+    finally:
+        ours.close()  # which ends the other side
+        process.wait()
 
 
 def bare_call(backend: str, path: Path, inputs: Mapping[str, Any]) -> Callable[[], object]:
-    """Load the model of ``path`` and return what runs it once on ``inputs`` and fetches its outputs.
+    """Load the model of ``path``; return what runs it once on ``inputs`` and fetches its outputs.
+
+    The settings are those of the agent's backends.
 
     Args:
         backend: ``onnxruntime`` or ``litert``.
