@@ -11,8 +11,10 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS = 4
@@ -36,11 +38,14 @@ def main() -> int:
     options = parser.parse_args()
     totals = {"passed": 0, "failed": 0, "skipped": 0}
     rows, failed = [], False
+    found: list[dict[str, str]] = []
     for name, (folders, budget_s) in BUDGETS_S.items():
         chosen = [f for f in folders if (ROOT / "tests" / f).is_dir() and f in (options.suites or folders)]
         if not chosen:
             continue
-        code, counts, took_s = _run(name, chosen, slow=options.slow)
+        with tempfile.NamedTemporaryFile(suffix=".xml") as results:
+            code, counts, took_s = _run(name, chosen, slow=options.slow, results=results.name)
+            found += _recorded(Path(results.name)) if options.slow else []
         failed |= code != 0
         for key in totals:
             totals[key] += counts.get(key, 0)
@@ -50,7 +55,7 @@ def main() -> int:
         over = "  OVER BUDGET" if row["took_s"] > row["budget_s"] else ""
         print(f"{row['suite']:<20} {row['took_s']:>6.1f} s {row['budget_s']:>6} s{over}")
     if options.slow:
-        _write_report(rows, totals)
+        _write_report(rows, totals, found)
     if not rows:
         print("No suite of that name.", file=sys.stderr)
         return 2
@@ -58,13 +63,15 @@ def main() -> int:
     return 1 if failed or totals["failed"] else 0
 
 
-def _run(name: str, folders: list[str], *, slow: bool) -> tuple[int, dict[str, int], float]:
+def _run(name: str, folders: list[str], *, slow: bool, results: str) -> tuple[int, dict[str, int], float]:
     print(f"\n=== {name}: {', '.join(folders)}", flush=True)
     command = [sys.executable, "-m", "pytest", "-q", "--durations=5", *(f"tests/{folder}" for folder in folders)]
     if not ALONE.intersection(folders):
         command += ["-n", str(WORKERS), "--dist", "loadfile"]
     if not slow:
         command += ["-m", "not slow"]
+    else:
+        command += [f"--junitxml={results}"]
     started = time.monotonic()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     last = ""
@@ -81,13 +88,25 @@ def _run(name: str, folders: list[str], *, slow: bool) -> tuple[int, dict[str, i
     return code, counts, time.monotonic() - started
 
 
-def _write_report(rows: list[dict[str, object]], totals: dict[str, int]) -> None:
+def _recorded(results: Path) -> list[dict[str, str]]:
+    """Return what tests recorded of themselves (``record_property``): seeds and figures."""
+    recorded = []
+    for case in ElementTree.parse(results).iter("testcase"):
+        properties = {p.get("name", ""): p.get("value", "") for p in case.iter("property")}
+        if properties:
+            failed = case.find("failure") is not None
+            recorded.append({"test": case.get("name", ""), "outcome": "failed" if failed else "passed", **properties})
+    return recorded
+
+
+def _write_report(rows: list[dict[str, object]], totals: dict[str, int], found: list[dict[str, str]]) -> None:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     report = {
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "commit": commit.stdout.strip(),
         "totals": totals,
         "suites": rows,
+        "seeded": found,
     }
     (ROOT / "tests" / "slow-report.json").write_text(json.dumps(report, indent=2) + "\n")
 

@@ -107,9 +107,24 @@ def rollback(options: argparse.Namespace) -> int:
     from agent.config import Folders
     from agent.runner.control import ask
 
-    answer = ask(Folders(options.dir).control, {"do": "rollback", "model": options.model, "actor": getpass.getuser()})
+    folders = Folders(options.dir)
+    request = {"do": "rollback", "model": options.model, "actor": getpass.getuser()}
+    # What the person saw answering is what is left: the same command twice goes back once.
+    answer = ask(folders.control, {**request, "sha256": _answering(folders.status, options.model)})
     tell(f"{answer['model']} goes back to its previous release; see: wavegate-agent status")
     return 0
+
+
+def _answering(status: Path, model: str) -> str:
+    """Return the bundle that answers for ``model`` (or for the only model) by the status; empty if that is unknown."""
+    import json
+
+    try:
+        models = json.loads(status.read_text("utf-8"))["models"]
+    except (OSError, ValueError, KeyError):
+        return ""
+    found = models.get(model) or (next(iter(models.values())) if len(models) == 1 else {})
+    return str(found.get("sha256", ""))
 
 
 def accelerators(options: argparse.Namespace) -> int:

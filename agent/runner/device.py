@@ -160,8 +160,13 @@ class Device:
         """Return in a few words where the device stands."""
         return {"route": self.link.route, **self.voice.summary()}
 
-    def request_rollback(self, model: str, actor: str) -> None:
+    def request_rollback(self, model: str, actor: str, sha256: str = "") -> None:
         """Go back to the previous release, because a person at the device asked. On the line.
+
+        Args:
+            model: ``team/model``.
+            actor: who asks.
+            sha256: the release to leave, as the person saw it; asked twice, only the first counts. Empty = any.
 
         Raises:
             Refused: ``MODEL_UNKNOWN`` or ``NO_PREVIOUS``.
@@ -176,7 +181,7 @@ class Device:
                 code="NO_PREVIOUS",
                 remedy="Ask the control plane for another release.",
             )
-        self.updates.offer(model, ev.RollbackRequested(0, actor))
+        self.updates.offer(model, ev.RollbackRequested(0, actor, sha256))
 
     # --- desired state ---
 

@@ -251,7 +251,7 @@ class Agent:
         self.schedule.at("renewal", self.schedule.now_ms() + wait_ms, self._check_renewal)
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer the control socket: ``{"do": "rollback", "model": ..., "actor": ...}``."""
+        """Answer the control socket: ``{"do": "rollback", "model": ..., "actor": ..., "sha256": ...}``."""
         if request.get("do") != "rollback":
             raise Refused("The agent does not know this request.", code="CONTROL_REQUEST", remedy="Update the agent.")
         model, actor = str(request.get("model") or self._only_model()), str(request.get("actor", "someone"))
@@ -260,7 +260,7 @@ class Agent:
 
         def call() -> None:
             try:
-                self.device.request_rollback(model, actor)
+                self.device.request_rollback(model, actor, str(request.get("sha256", "")))
             except Refused as error:
                 problem.append(error)
             finally:

@@ -6,6 +6,7 @@ import json
 import statistics
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from benches.measuring.figure import Figure, Plan
@@ -65,7 +66,7 @@ def _programs(bin_folder: Path, rounds: int) -> Iterator[Figure]:
     }
     for command in commands.values():
         program_s(command)  # compiles to bytecode, warms the page cache
-    taken = interleave({name: (lambda c=c: program_s(c)) for name, c in commands.items()}, rounds)
+    taken = interleave({name: partial(program_s, command) for name, command in commands.items()}, rounds)
     peer_s = statistics.median(taken[PASS])
     for metric, name in (("cli_start", "wavegate version"), ("agent_cli_start", "wavegate-agent version")):
         # The median of each round's ratio: both sides of a round met the same load.

@@ -43,13 +43,11 @@ def run(plan: Plan) -> Iterator[Figure]:
 
 def _fill(rounds: int, calls: int) -> Iterator[Figure]:
     rows, baseline = _rows_of(FEATURES, BUFFER_ROWS, SEED + 1), _baseline(FEATURES)
-    edges = [np.asarray(column.edges) for column in baseline.columns]
-    values = list(rows.values())
+    limit = [(np.asarray(column.edges), rows[column.name]) for column in baseline.columns]
     builder = WindowBuilder(WindowPlan(baseline))
-    limit = [(e, v) for e, v in zip(edges, values, strict=True)]
     sides = {
         "own": lambda: call_s(lambda: builder.observe_batch(rows), calls),
-        "limit": lambda: call_s(lambda: [e.searchsorted(v) for e, v in limit], calls),
+        "limit": lambda: call_s(lambda: [edges.searchsorted(values) for edges, values in limit], calls),
     }
     found = medians(sides, rounds)
     scale = 1e9 / (FEATURES * BUFFER_ROWS)
@@ -68,7 +66,7 @@ def _rows(rounds: int, buffers: int) -> Figure:
                 builder.observe_row(row)
         return (time.perf_counter() - started) / (buffers * len(rows))
 
-    value = statistics.median(amortised_s() for _ in range(rounds)) * 1e6
+    value = medians({"own": amortised_s}, rounds)["own"] * 1e6
     note = f"{FEATURES} features, one row a call, binning included, no joint statistics"
     return Figure(NAME, "row_us", value, "us", bar=ROW_BAR_US, n=rounds, note=note)
 
@@ -101,7 +99,7 @@ def _merge(rounds: int, calls: int) -> Iterator[Figure]:
         "decode": lambda: call_s(lambda: codec.decode_up("up/tel", payload), calls),
     }
     found = {name: seconds * 1e6 for name, seconds in medians(sides, rounds).items()}
-    note = f"one report of {FEATURES} features, {len(payload)} bytes, decoded and merged"
+    note = f"one report of {FEATURES} features and their latencies, {len(payload)} bytes, decoded and merged"
     yield Figure(
         NAME, "merge_us", found["own"], "us", "decoding alone", found["decode"], MERGE_BAR_US, n=rounds, note=note
     )
@@ -113,9 +111,9 @@ def _decide(rounds: int, calls: int) -> Figure:
     state = DriftState(window.baseline_id)
     _, verdict = step(state, window, baseline)
     assert len(verdict.columns) == DECISION_COLUMNS, "every column must be judged, or there is nothing to time"
-    value = statistics.median(call_s(lambda: step(state, window, baseline), calls) for _ in range(rounds)) * 1e3
+    found = medians({"own": lambda: call_s(lambda: step(state, window, baseline), calls)}, rounds)
     note = f"{DECISION_COLUMNS} columns judged"
-    return Figure(NAME, "decision_ms", value, "ms", bar=DECISION_BAR_MS, n=rounds, note=note)
+    return Figure(NAME, "decision_ms", found["own"] * 1e3, "ms", bar=DECISION_BAR_MS, n=rounds, note=note)
 
 
 def _baseline(columns: int) -> Baseline:

@@ -81,3 +81,18 @@ def test_nothing_was_lost(report):
     assert len(found["cut"]) == 8
     assert found["reports_stored"] > 500
     assert found["incomplete"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(TIMEOUT_S + 60)
+@pytest.mark.parametrize("seed", [39, 111])
+def test_the_story_holds_with_other_seeds(tmp_path, seed, record_property):
+    record_property("seeds", str(seed))
+    path = tmp_path / "report.json"
+    command = [PROGRAM, "demo", "--once", "--report", path, "--dir", tmp_path / "run", "--patience", "3"]
+    done = subprocess.run(
+        [*command, "--seed", str(seed), "--devices", "48"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+    )  # fmt: skip
+    record_property("figures", json.dumps(json.loads(path.read_text())["timings"]) if path.exists() else "")
+    assert done.returncode == 0, done.stderr[-4000:]

@@ -99,16 +99,15 @@ class InstalledAgent:
 
     def restart_s(self) -> float:
         """Stop the agent, start it, and return the seconds from there to the first answer of its model."""
-        os.kill(self._processes.pid(DEVICE), signal.SIGTERM)
-        self._wait(lambda: not self._processes.is_running(DEVICE), "the agent's end")
+        self._stop(DEVICE)
         began = time.perf_counter()
         self._start()
         self._wait(self._answers, "the first answer")
         return time.perf_counter() - began
 
     def cut_off(self) -> None:
-        """End the control plane; the agent is on its own from now on."""
-        self._processes.kill(SERVER)
+        """End the control plane and its broker; the agent is on its own from now on."""
+        self._stop(SERVER)
 
     def memory(self) -> Memory:
         """Return the memory of the agent and its descendants, once it has settled."""
@@ -127,6 +126,11 @@ class InstalledAgent:
 
     def _start(self) -> None:
         self._processes.start(DEVICE, [self._program, "run", "--dir", str(self._folder)])
+
+    def _stop(self, name: str) -> None:
+        """End a process as a service manager would; killed, the control plane would leave its broker behind."""
+        os.kill(self._processes.pid(name), signal.SIGTERM)
+        self._wait(lambda: not self._processes.is_running(name), f"the end of {name}")
 
     def _answers(self) -> bool:
         try:

@@ -145,7 +145,8 @@ def test_a_better_release_replaces_it_and_a_person_can_go_back(running, publishe
     until(lambda: model(agent).get("version") == "1.1.0" and model(agent)["phase"] == "confirmed", 60, "1.1.0")
     assert model(agent)["previous_sha256"] == first.sha256
     assert model(agent)["floor"] == 1
-    assert ask(agent.folders.control, {"do": "rollback", "actor": "ann"})["model"] == MODEL
+    seen = {"do": "rollback", "actor": "ann", "sha256": second.sha256}
+    assert ask(agent.folders.control, seen)["model"] == MODEL
     until(lambda: model(agent).get("version") == "1.0.0" and model(agent)["phase"] == "rolled_back", 30, "the way back")
     with pytest.raises(Refused) as caught:
         ask(agent.folders.control, {"do": "rollback", "actor": "ann"})
