@@ -12,7 +12,7 @@ from pathlib import Path
 from benches.measuring.figure import Figure, Plan
 from benches.measuring.installed_agent import RUNTIME, InstalledAgent, environment, installed_agent
 from benches.measuring.memory import Memory
-from benches.measuring.timing import interleave, medians, program_s
+from benches.measuring.timing import medians, program_s
 
 NAME = "agent"
 PSS_BAR_MIB = 120.0
@@ -46,12 +46,12 @@ def run(plan: Plan) -> Iterator[Figure]:
     with installed_agent(bin_folder) as agent:
         agent.memory()  # the first look lets the agent settle
         idle = [agent.memory() for _ in range(3)]
-        yield _memory("agent_idle_rss_mib", idle, None, "agent alone, connected, no model")
+        yield from _memory("agent_idle_rss_mib", idle, None, "agent alone, connected, no model")
         agent.install()
         agent.ask(WARM_UP_REQUESTS)
         working = [agent.memory() for _ in range(3)]
         note = f"agent, fork server and one worker with {RUNTIME} and a model that has answered"
-        yield _memory("agent_rss_mib", working, PSS_BAR_MIB, note)
+        yield from _memory("agent_rss_mib", working, PSS_BAR_MIB, note)
         yield _start("agent_start_s", agent, bin_folder, plan.repeats(5, 3), "control plane reachable")
         agent.cut_off()
         yield _start("agent_offline_start_s", agent, bin_folder, plan.repeats(5, 3), "control plane gone")
@@ -66,14 +66,12 @@ def _programs(bin_folder: Path, rounds: int) -> Iterator[Figure]:
     }
     for command in commands.values():
         program_s(command)  # compiles to bytecode, warms the page cache
-    taken = interleave({name: partial(program_s, command) for name, command in commands.items()}, rounds)
-    peer_s = statistics.median(taken[PASS])
+    found = medians({name: partial(program_s, command) for name, command in commands.items()}, rounds)
+    peer_s = found[PASS]
     for metric, name in (("cli_start", "wavegate version"), ("agent_cli_start", "wavegate-agent version")):
-        # The median of each round's ratio: both sides of a round met the same load.
-        ratio = statistics.median(own / peer for own, peer in zip(taken[name], taken[PASS], strict=True))
-        own_s = statistics.median(taken[name])
+        own_s = found[name]
         note = f"`{name}`: {own_s * 1e3:.1f} ms against {peer_s * 1e3:.1f} ms"
-        yield Figure(NAME, f"{metric}_ratio", ratio, "x", PASS, 1.0, n=rounds, note=note)
+        yield Figure(NAME, f"{metric}_ratio", own_s / peer_s, "x", PASS, 1.0, n=rounds, note=note)
 
 
 def _sketch_import(bin_folder: Path, rounds: int) -> Iterator[Figure]:
@@ -85,10 +83,16 @@ def _sketch_import(bin_folder: Path, rounds: int) -> Iterator[Figure]:
     yield Figure(NAME, "sketch_import_mib", grown_mib, "MiB", bar=SKETCH_IMPORT_BAR_MIB, n=rounds, note=note)
 
 
-def _memory(metric: str, found: list[Memory], bar: float | None, note: str) -> Figure:
-    pss, rss = (statistics.median(values) for values in zip(*((m.pss_mib, m.rss_mib) for m in found), strict=True))
-    what = f"PSS over {found[-1].processes} processes: {note}"
-    return Figure(NAME, metric, pss, "MiB", "RSS of the same processes", rss, bar, n=len(found), note=what)
+def _memory(metric: str, found: list[Memory], bar: float | None, what: str) -> Iterator[Figure]:
+    def median(name: str) -> float:
+        return statistics.median(getattr(memory, name) for memory in found)
+
+    note = f"PSS over {found[-1].processes} processes: {what}"
+    rss, name = median("rss_mib"), "RSS of the same processes"
+    yield Figure(NAME, metric, median("pss_mib"), "MiB", name, rss, bar, n=len(found), note=note)
+    note = f"the same if no other program here ran on this Python, as on a device: {what}"
+    alone = median("alone_mib")
+    yield Figure(NAME, metric.replace("rss", "alone"), alone, "MiB", name, rss, bar, n=len(found), note=note)
 
 
 def _start(metric: str, agent: InstalledAgent, bin_folder: Path, rounds: int, note: str) -> Figure:

@@ -119,7 +119,9 @@ LEARNED = {
 }
 
 
-def test_every_command_of_the_readme_works_in_its_order(newcomer):
+@pytest.mark.parametrize(("broker", "route"), [("private", "by mqtt"), ("none", "by https")])
+def test_every_command_of_the_readme_works_in_its_order(newcomer, broker, route):
+    newcomer.environment["WAVEGATE_SERVER_BROKER"] = broker
     for line in commands():
         if line in RUN_ELSEWHERE or line.startswith("scripts/demo"):
             script = line.split()[0]
@@ -138,6 +140,7 @@ def test_every_command_of_the_readme_works_in_its_order(newcomer):
         if line.startswith("wavegate-agent run"):
             newcomer.until("wavegate device list -o json", '"online": true')
     newcomer.until("wavegate-agent status --dir cam-1", "digits: 1.0.0")
+    assert route in newcomer.type("wavegate-agent status --dir cam-1")
     for snippet in blocks("python"):
         done = subprocess.run(
             [sys.executable, "-c", snippet],
