@@ -93,6 +93,12 @@ def selftest(options: argparse.Namespace) -> int:
     """Look at everything and say what is wrong."""
     from agent.runner.selftest import selftest
 
+    if not options.dir.is_dir():
+        raise AskPerson(
+            f"There is no folder {str(options.dir)!r}.",
+            code="NOT_FOUND",
+            remedy="Give the agent's folder with --dir, or enrol this device first: wavegate-agent enroll --help.",
+        )
     findings = selftest(options.dir)
     for finding in findings:
         mark = "ok  " if finding.is_ok else "FAIL"

@@ -18,8 +18,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         sys.stdout.write(f"wavegate {__version__}\n")
         sys.exit(0)
-    from control_plane.cli.root import run
-
+    try:
+        from control_plane.cli.root import run
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich", "yaml", "httpx", "platformdirs"):
+            raise
+        # A device has only the agent's packages; this command is for operators.
+        sys.stderr.write(f"[CLI_NOT_INSTALLED] {error.name} is missing here. Install it: pip install 'wavegate[cli]'\n")
+        sys.exit(1)
     sys.exit(run(given))
 
 

@@ -85,7 +85,7 @@ def _sketch_import(bin_folder: Path, rounds: int) -> Iterator[Figure]:
 
 def _memory(metric: str, found: list[Memory], bar: float | None, what: str) -> Iterator[Figure]:
     def median(name: str) -> float:
-        return statistics.median(getattr(memory, name) for memory in found)
+        return float(statistics.median(getattr(memory, name) for memory in found))
 
     note = f"PSS over {found[-1].processes} processes: {what}"
     rss, name = median("rss_mib"), "RSS of the same processes"

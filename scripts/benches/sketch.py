@@ -50,8 +50,7 @@ def _fill(rounds: int, calls: int) -> Iterator[Figure]:
         "limit": lambda: call_s(lambda: [edges.searchsorted(values) for edges, values in limit], calls),
     }
     found = medians(sides, rounds)
-    scale = 1e9 / (FEATURES * BUFFER_ROWS)
-    own, peer = found["own"] * scale, found["limit"] * scale
+    own, peer = (found[side] * 1e9 / (FEATURES * BUFFER_ROWS) for side in ("own", "limit"))
     note = f"{FEATURES} features, {BUFFER_ROWS} rows a call"
     yield Figure(NAME, "update_ns_per_value", own, "ns", "numpy searchsorted", peer, VALUE_BAR_NS, n=rounds, note=note)
 

@@ -124,3 +124,17 @@ def test_selftest_of_a_device_that_is_not_enrolled_says_so_and_fails(command, tm
     assert code == 1, err
     assert any(line.startswith("FAIL") and "not enrolled" in line for line in out.splitlines()), out
     assert any(line.startswith("ok") and "onnxruntime" in line for line in out.splitlines()), out
+
+
+def test_selftest_of_a_folder_that_is_not_there_says_so(command, tmp_path):
+    code, _, err = command("wavegate-agent", "selftest", "--dir", tmp_path / "nowhere")
+    assert code == 3
+    assert err.startswith("[NOT_FOUND]"), err
+    assert "Traceback" not in err
+
+
+def test_the_operators_command_says_what_to_install(command):
+    code, _, err = command("wavegate", "rollout", "list")
+    assert code == 1
+    assert err.startswith("[CLI_NOT_INSTALLED]"), err
+    assert "wavegate[cli]" in err
