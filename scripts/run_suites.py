@@ -71,7 +71,7 @@ def _run(name: str, folders: list[str], *, slow: bool, results: str) -> tuple[in
     if not slow:
         command += ["-m", "not slow"]
     else:
-        command += [f"--junitxml={results}"]
+        command += [f"--junitxml={results}", "-o", "junit_family=xunit1"]
     started = time.monotonic()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     last = ""

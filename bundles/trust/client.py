@@ -260,9 +260,23 @@ class TrustStore:
                     code="METADATA_NOT_REFRESHED",
                     remedy="Connect the device to its server once.",
                 )
-            self._repository = self._judge(self._cache.load_cached(utc(now_ms)), now_ms)
+            self._repository = self._judge(self._load_cached(now_ms), now_ms)
         _check_expiry(self._repository.top(), utc(self._clock(now_ms)))
         return self._repository
+
+    def _load_cached(self, now_ms: int) -> Repository:
+        try:
+            return self._cache.load_cached(utc(now_ms))
+        except TrustRefused as error:
+            if error.code != "TRUST_MIX":
+                raise
+            # A refresh that broke off between the timestamp and what it names left the newer timestamp behind: no
+            # attack, and no state to judge anything by either. Only another refresh can tell.
+            raise TryAgain(
+                "The last refresh of the trust metadata broke off.",
+                code="METADATA_NOT_REFRESHED",
+                remedy="The agent refreshes again by itself once it is connected.",
+            ) from error
 
     def _judge(self, repository: Repository, now_ms: int) -> Repository:
         """Hold what TUF accepted against the durable floors and the signed clock, then raise both."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, Root, Targets
 
-from bundles.errors import TrustRefused
+from bundles.errors import TrustRefused, TryAgain
 from bundles.trust.roles import utc
 from bundles.wire.messages import DesiredModel
 
@@ -372,3 +373,21 @@ def test_snapshot_meta_of_targets_is_what_the_device_loads(lab):
         store.refresh(lab.now())
     assert store.floors.roles == {}
     assert MetaFile(7).version == 7
+
+
+def test_a_refresh_that_broke_off_in_the_middle_is_made_again_and_refuses_nothing(lab):
+    """The server dies between timestamp and snapshot: that is no mix-and-match, and must not end in a refusal."""
+    store = lab.store()
+    store.refresh(lab.now())
+    wanted = lab.publish("2.0.0", 20)
+    document = lab.desired(1, wanted)
+    newest = f"{json.loads(lab.honest('timestamp.json'))['signed']['meta']['snapshot.json']['version']}.snapshot.json"
+    lab.served[newest] = 503
+    with pytest.raises(TryAgain):
+        store.refresh(lab.now())
+    with pytest.raises(TryAgain) as caught:
+        store.accept_desired(document, lab.now())
+    assert caught.value.code == "METADATA_NOT_REFRESHED"
+    del lab.served[newest]
+    store.refresh(lab.now())
+    assert store.accept_desired(document, lab.now()).gen == 1

@@ -16,7 +16,7 @@ from control_plane.demo.processes import free_port
 from control_plane.demo.releases import RELEASES, split_stream, write_project
 from control_plane.demo.stage import PROFILE
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 BIN = Path(sys.executable).parent
 LIMIT_S = 120.0
 RUN_ELSEWHERE = {
