@@ -10,7 +10,6 @@ Leaves HTTP to whoever hands in ``post``, signatures of requests to ``bundles.wi
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from bundles.errors import AskPerson, Refused
+from bundles.trust import durable
 from bundles.wire.topics import is_device_id
 
 Post = Callable[[str, bytes], bytes]
@@ -247,23 +247,13 @@ def signing_request(key: ec.EllipticCurvePrivateKey, name: str) -> str:
 
 
 def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Replace ``path`` by ``data`` so that a power cut leaves the old content or the new, never a part."""
-    scratch = path.with_name(path.name + ".new")
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    _rename(scratch, path)
+    """Replace ``path`` by ``data`` as ``bundles.trust.durable`` does, readable by the owner alone unless said."""
+    durable.write_durably(path, data, mode=mode)
 
 
 def _rename(source: Path, target: Path) -> None:
     source.replace(target)
-    descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    durable.flush_folder(target.parent)
 
 
 def _existing_or_new_key(path: Path) -> ec.EllipticCurvePrivateKey:
