@@ -10,6 +10,7 @@ from control_plane.client import Client
 from control_plane.demo.releases import MODEL_KEY
 
 MAX_HARMED = 24
+NEWEST_EVENTS = 20
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Facts:
         """Return every device's twin, whole."""
         ids = [row["id"] for row in self._client.pages("/api/v1/devices", most=10_000)]
         return [self._client.get(f"/api/v1/devices/{device}") for device in ids]
+
+    def refusals(self, device: str, sha256: str) -> set[str]:
+        """Return the ``TRUST_*`` codes a device has reported of a bundle."""
+        events = self._client.pages(f"/api/v1/devices/{device}/events", most=NEWEST_EVENTS)
+        return {event["code"] for event in events if event["sha256"] == sha256 and event["code"].startswith("TRUST_")}
 
     def rollout(self, rollout: str) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
         """Return a rollout, its devices and its explanation."""
@@ -113,6 +119,28 @@ def bad_release_was_stopped(
          "running": dict(versions), "asked": dict(asked),
          "reasons": dict(Counter(row["reason"] for row in rows if row["reason"])),
          "gates": _gates(detail), "explain": story["text"]},
+    )  # fmt: skip
+
+
+def every_device_refused(attack: str, sha256: str, code: str, before: dict[str, str], facts: Facts) -> Claim:
+    """A bundle ordered by somebody who owns the control plane was refused by every device, and nothing changed there.
+
+    Args:
+        attack: ``forged`` or ``replayed``.
+        sha256: of the bundle ordered.
+        code: the refusal expected of every device.
+        before: device -> version it ran when the order was given.
+        facts: the API.
+    """
+    codes = {device: facts.refusals(device, sha256) for device in before}
+    twins = {twin["device"]["id"]: twin for twin in facts.devices()}
+    moved = sorted(device for device, version in before.items() if running(twins[device]) != version)
+    other = {device: found for device, found in codes.items() if found != {code}}
+    return Claim(
+        f"The {attack} bundle was refused with {code} by every device, and what they ran went on running.",
+        bool(before) and not moved and not other,
+        {"sha256": sha256, "refused": len(before) - len(other), "devices": len(before), "moved": moved,
+         "other_codes": {device: sorted(found) for device, found in other.items()}},
     )  # fmt: skip
 
 

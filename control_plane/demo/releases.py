@@ -1,7 +1,8 @@
 """The demo's releases as project files, as a model's maker would write them, for the real commands to build and sign.
 
-Three versions of one digit reader, int8, for two kinds of camera: ``cam-a`` runs ONNX Runtime, ``cam-b`` LiteRT or
-tflite-runtime. 1.2.0 is validly signed and bad in three ways, one a variant: see ``scripts/make_demo_models.py``.
+Versions of one digit reader, int8, for two kinds of camera: ``cam-a`` runs ONNX Runtime, ``cam-b`` LiteRT or
+tflite-runtime. 0.9.0 is a pilot that was published and never rolled out; 1.2.0 is validly signed and bad in three
+ways, one a variant: see ``scripts/make_demo_models.py``.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ CONTRACT = {
 
 @dataclass(frozen=True)
 class Release:
-    """One version and its model files."""
+    """One version and its model files; ``goldens`` names the version whose goldens it shares, if not its own."""
 
     version: str
     counter: int
     onnx: str
     litert: str
     tflite: str
+    goldens: str = ""
 
     @property
     def file_name(self) -> str:
@@ -41,10 +43,12 @@ class Release:
         return f"{MODEL}-{self.version}.wgb"
 
 
+PILOT = "0.9.0"
 RELEASES = {
-    "1.0.0": Release("1.0.0", 1, "digits-1.0.0.onnx", "digits-1.0.0.tflite", "digits-1.0.0.tflite"),
-    "1.1.0": Release("1.1.0", 2, "digits-1.1.0.onnx", "digits-1.1.0.tflite", "digits-1.1.0.tflite"),
-    "1.2.0": Release("1.2.0", 3, "digits-1.2.0.onnx", "digits-1.2.0-slow.tflite", "digits-1.2.0-crash.tflite"),
+    PILOT: Release(PILOT, 1, "digits-1.0.0.onnx", "digits-1.0.0.tflite", "digits-1.0.0.tflite", "1.0.0"),
+    "1.0.0": Release("1.0.0", 2, "digits-1.0.0.onnx", "digits-1.0.0.tflite", "digits-1.0.0.tflite"),
+    "1.1.0": Release("1.1.0", 3, "digits-1.1.0.onnx", "digits-1.1.0.tflite", "digits-1.1.0.tflite"),
+    "1.2.0": Release("1.2.0", 4, "digits-1.2.0.onnx", "digits-1.2.0-slow.tflite", "digits-1.2.0-crash.tflite"),
 }
 
 
@@ -77,7 +81,7 @@ def write_project(folder: Path, release: Release, validation: Path) -> Path:
     ]
     lines = [
         'contract = "contract.json"',
-        f'goldens = "{DATA / f"digits-goldens-{release.version}.npz"}"',
+        f'goldens = "{DATA / f"digits-goldens-{release.goldens or release.version}.npz"}"',
         "",
         "[bundle]",
         f'team = "{TEAM}"',

@@ -5,22 +5,24 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bundles import __version__
 from bundles.errors import AskPerson
+from bundles.wire.messages import DesiredModel
 from control_plane.client import Client
 from control_plane.demo import claims
 from control_plane.demo.claims import Claim, Facts
 from control_plane.demo.fleet import DemoFleet, Door
 from control_plane.demo.narrator import Narrator
 from control_plane.demo.processes import Processes
-from control_plane.demo.releases import MODEL_KEY, Release
+from control_plane.demo.releases import MODEL_KEY, PILOT, RELEASES, Release
 from control_plane.demo.rollouts import SOAK_S, Rollout
 from control_plane.demo.stage import BUCKET_S, PROFILE, People, Stage
+from control_plane.demo.thief import Thief
 
 RATE_HZ = 5.0
 BLURRED_SITE = "south"
@@ -115,6 +117,9 @@ class Story:
             if scenario in ("tour", "bad-release"):
                 with self._timed("release_1.2.0_s"):
                     self._bad_release(ada, grace)
+            if scenario == "tour":
+                with self._timed("stolen_s"):
+                    self._stolen_control_plane(ada)
             if scenario in ("tour", "drift"):
                 with self._timed("drift_s"):
                     self._drift(ada)
@@ -162,6 +167,8 @@ class Story:
 
     def _good_release(self, version: str, ada: Client, grace: Client, title: str) -> Rollout:
         self._narrator.chapter(f"{title}: digits {version}")
+        if version == "1.0.0" and self._options.scenario == "tour":
+            self.stage.publish(PILOT, self.people)
         self._publish(version)
         rollout = Rollout(ada, self._narrator)
         rollout.begin(version, self._options.seed, grace)
@@ -204,6 +211,34 @@ class Story:
         self._narrator.evidence(rollout.explain()["text"])
         self._wait(lambda: self._versions(ada) == {before}, SETTLE_TIMEOUT_S, f"every device is back on {before}")
         self._judge(lambda: claims.bad_release_was_stopped("1.2.0", before, Facts(ada), rollout.id, self._twins(ada)))
+
+    def _stolen_control_plane(self, ada: Client) -> None:
+        self._narrator.chapter("Somebody owns the control plane")
+        stage, say = self.stage, self._narrator.say
+        before = {twin["device"]["id"]: claims.running(twin) for twin in self._twins(ada)}
+        with closing(Thief(stage.data, PROFILE, int(time.time() * 1000))) as thief:
+            forged = thief.forge(stage.archive(RELEASES["1.2.0"]), "6.6.6", 666)
+            say("a bundle nobody signed is ordered for every device; the server's own director key signs the order")
+            self._attack(ada, thief, "forged", forged, "TRUST_NOT_LISTED", before)
+            replayed = thief.replay(stage.archive(RELEASES[PILOT]))
+            say(f"the pilot {PILOT}, signed long ago and listed to this day, is ordered for every device")
+            self._attack(ada, thief, "replayed", replayed, "TRUST_FLOOR", before)
+
+    def _attack(
+        self, ada: Client, thief: Thief, name: str, bundle: DesiredModel, code: str, before: dict[str, str]
+    ) -> None:
+        asked, facts = thief.order(sorted(before), bundle), Facts(ada)
+
+        silent = set(before)
+
+        def heard() -> bool:
+            silent.difference_update([device for device in silent if facts.refusals(device, bundle.sha256)])
+            return not silent
+
+        self._wait(heard, SETTLE_TIMEOUT_S, f"every device refuses with {code}")
+        self._judge(lambda: claims.every_device_refused(name, bundle.sha256, code, before, facts))
+        self._narrator.evidence(f"{code} from {self.report.claims[-1].evidence['refused']} devices")
+        thief.put_back(asked)
 
     def _drift(self, ada: Client) -> None:
         self._narrator.chapter("Some cameras blur")

@@ -96,3 +96,11 @@ def test_the_story_holds_with_other_seeds(tmp_path, seed, record_property):
     )  # fmt: skip
     record_property("figures", json.dumps(json.loads(path.read_text())["timings"]) if path.exists() else "")
     assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.mark.parametrize(("attack", "code"), [("forged", "TRUST_NOT_LISTED"), ("replayed", "TRUST_FLOOR")])
+def test_a_stolen_control_plane_was_refused_by_every_device(report, attack, code):
+    found = evidence(report, f"The {attack} bundle was refused with {code}")
+    assert found["refused"] == found["devices"] == 60
+    assert found["moved"] == []
+    assert found["other_codes"] == {}
