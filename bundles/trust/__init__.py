@@ -1,7 +1,7 @@
 """Who may say what runs: The Update Framework for bundles, a signed assignment for devices, floors beside both.
 
-``roles`` names the roles and their rules, ``signers`` makes and loads keys, ``ceremony`` creates a repository's first
-metadata, ``release`` adds a bundle to a team's role, ``repository`` publishes (the online side), ``director`` signs
-and verifies desired documents, ``client`` is the device's side, with ``floors`` (its durable state), ``fetch`` (its
-door to the network) and ``refusals`` (the ``TRUST_*`` codes). ``durable`` writes files that survive a power cut.
+``signing`` is people and their keys, ``drafting`` what they change, ``publishing`` the repository's online side and
+``device`` what a device makes of it all. Here lies what these share: ``roles`` and ``profiles`` (names, lifetimes, how
+many hold the keys), ``revocation`` (what is forbidden), ``director`` (the signed assignment), ``fetch`` (the door to
+the network), ``refusals`` (the ``TRUST_*`` codes) and ``durable`` (files that survive a power cut).
 """

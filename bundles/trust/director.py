@@ -7,6 +7,8 @@ listed bundles and can list none. Whether the choice is allowed *here* is for ``
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import msgspec
 from securesystemslib.signer import Signature as TufSignature
 from securesystemslib.signer import Signer
@@ -52,13 +54,10 @@ def verify_desired(data: bytes, targets: Targets) -> tuple[Desired, str]:
     try:
         document = decode_signed(data)
         signed = bytes(document.signed)
-        signatures = {entry.keyid: TufSignature(entry.keyid, entry.sig) for entry in document.signatures}
-        if len(signatures) != len(document.signatures):
-            raise ValueError("a key signs twice")
-        targets.verify_delegate(DIRECTOR, signed, signatures)
+        check_director_signature(targets, signed, document.signatures)
         fields = msgspec.json.decode(signed, type=dict[str, object])
-        if fields.get("_type") != DOCUMENT_TYPE:
-            raise ValueError("its type is not stated")
+        check_canonical(signed, fields)
+        check_document_type(fields)
     except (MessageRefused, RepositoryError, ValueError, msgspec.DecodeError) as error:
         raise TrustRefused(
             f"The desired document is not signed by the director: {error}.",
@@ -67,3 +66,36 @@ def verify_desired(data: bytes, targets: Targets) -> tuple[Desired, str]:
         ) from error
     content = {name: value for name, value in fields.items() if name not in _MAY_DIFFER}
     return decode_desired(signed), sha256_hex(canonical_json(content))
+
+
+def check_director_signature(targets: Targets, signed: bytes, entries: Sequence[Signature]) -> None:
+    """Check that the key delegated to the director has signed ``signed``.
+
+    Raises:
+        ValueError: one key signs twice, or there is no director.
+        tuf.api.exceptions.RepositoryError: it has not.
+    """
+    signatures = {entry.keyid: TufSignature(entry.keyid, entry.sig) for entry in entries}
+    if len(signatures) != len(entries):
+        raise ValueError("a key signs twice")
+    targets.verify_delegate(DIRECTOR, signed, signatures)
+
+
+def check_document_type(fields: Mapping[str, object]) -> None:
+    """Check that a document states that it is an assignment, so that no other one of the same key is read as one.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if fields.get("_type") != DOCUMENT_TYPE:
+        raise ValueError("its type is not stated")
+
+
+def check_canonical(signed: bytes, fields: Mapping[str, object]) -> None:
+    """Check that the signed bytes are the one way to write what they say: a key that stands twice has two readers.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if canonical_json(fields) != signed:
+        raise ValueError("it is not in canonical form")

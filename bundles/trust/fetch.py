@@ -8,11 +8,12 @@ each file once. Nothing here judges what the bytes say.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from tuf.api.exceptions import DownloadError, DownloadHTTPError
+from tuf.api.exceptions import DownloadError, DownloadHTTPError, SlowRetrievalError
 from tuf.ngclient import FetcherInterface, UpdaterConfig
 
 from bundles.errors import TryAgain
@@ -22,7 +23,8 @@ LIMITS = UpdaterConfig()
 """Lengths and counts TUF's client enforces: root 512 kB, timestamp 16 KiB, snapshot 2 MB, targets 5 MB, 256 roots."""
 BASE = "metadata:/"
 """What TUF's client believes the repository's address to be; the adapter takes it off again."""
-_CHUNK = 65_536
+SLOW_S = 120.0
+"""A metadata file (5 MB at most) that takes longer is refused: a few bytes now and then would hold the device up."""
 
 
 class NotServed(TryAgain):
@@ -58,21 +60,25 @@ class MetadataFetch(Protocol):
 
 
 class TufFetcher(FetcherInterface):
-    """Gives TUF's client a ``MetadataFetch``, and remembers the file asked for last.
+    """Gives TUF's client a ``MetadataFetch``, cuts slow answers off, and remembers the file asked for last.
+
+    Args:
+        fetch: the door to the repository.
+        now_s: any clock in seconds that only rises.
 
     Attributes:
         last_name: the newest file asked for: it tells which role a refusal is about.
         last_data: what of it was received.
     """
 
-    def __init__(self, fetch: MetadataFetch) -> None:
-        self._get = fetch
+    def __init__(self, fetch: MetadataFetch, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._get, self._now_s, self._begun_s = fetch, now_s, 0.0
         self.last_name = ""
         self.last_data = b""
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         # No generator function: the caller must see a refusal at the call, not at the first piece.
-        self.last_name, self.last_data = url.removeprefix(BASE), b""
+        self.last_name, self.last_data, self._begun_s = url.removeprefix(BASE), b"", self._now_s()
         try:
             pieces = self._get(self.last_name, length_limit(self.last_name))
         except NotServed as error:
@@ -83,6 +89,7 @@ class TufFetcher(FetcherInterface):
         # TUF converts errors of the call only; those in mid-stream are ours to convert.
         try:
             for piece in pieces:
+                self.check_pace()
                 self.last_data += piece
                 yield piece
         except NotServed as error:
@@ -91,6 +98,15 @@ class TufFetcher(FetcherInterface):
             raise
         except Exception as error:
             raise DownloadError(f"{self.last_name} broke off: {error}") from error
+
+    def check_pace(self) -> None:
+        """Check that the file under way has not taken too long.
+
+        Raises:
+            SlowRetrievalError: it has.
+        """
+        if self._now_s() - self._begun_s > SLOW_S:
+            raise SlowRetrievalError(f"{self.last_name} came too slowly")
 
 
 def length_limit(name: str) -> int:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from tuf.api import exceptions as tuf_errors
-from tuf.api.metadata import Metadata, Root, Signed, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Metadata, Root, Signed, Snapshot, Targets, Timestamp, VerificationResult
 
 from bundles.errors import TrustRefused, TryAgain, WavegateError
 from bundles.trust.roles import code_role, split_file
@@ -79,6 +79,9 @@ def explain(error: Exception, asked: str, data: bytes, verified: Verified, now: 
             details={"role": role},
         )
     if isinstance(error, tuf_errors.DownloadError):
+        cause = error.__cause__
+        if isinstance(cause, TryAgain) and cause.code not in (TryAgain.default_code, "METADATA_NOT_SERVED"):
+            return cause  # the door knows better why: a sign-in page, a certificate out of its time
         return TryAgain(
             f"The {role} metadata could not be fetched: {error}.",
             code="METADATA_UNREACHABLE",
@@ -101,12 +104,7 @@ def explain(error: Exception, asked: str, data: bytes, verified: Verified, now: 
 
 def _unsigned(role: str, data: bytes, verified: Verified) -> TrustRefused:
     if role == "root":
-        return TrustRefused(
-            "A new root is not signed by enough keys of the root before it and of itself.",
-            code="TRUST_ROOT_SIG",
-            remedy="Sign the new root with the thresholds of both.",
-            details={"role": role},
-        )
+        return _root_not_signed()
     delegator = verified.get("root" if role in ("timestamp", "snapshot", "targets") else "targets")
     metadata = _parse(data)
     if metadata is not None and isinstance(delegator, Root | Targets):
@@ -114,14 +112,39 @@ def _unsigned(role: str, data: bytes, verified: Verified) -> TrustRefused:
             result = delegator.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
         except ValueError:
             return _not_signed(role)
-        if result.signed:
-            return TrustRefused(
-                f"The {role} metadata has {len(result.signed)} of the {result.threshold} signatures it needs.",
-                code="TRUST_THRESHOLD",
-                remedy="Another holder of a key of this role has to sign.",
-                details={"role": role, "signed": len(result.signed), "threshold": result.threshold},
-            )
+        return _short(role, result)
     return _not_signed(role)
+
+
+def check_signatures(delegator: Root | Targets, role: str, metadata: Metadata[Any]) -> None:
+    """Check that as many keys as ``delegator`` asks for have signed ``metadata`` as ``role``.
+
+    Raises:
+        TrustRefused: ``TRUST_ROOT_SIG``, ``TRUST_THRESHOLD`` or ``TRUST_UNSIGNED_<role>``.
+    """
+    result = delegator.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+    if not result:
+        raise _root_not_signed() if role == "root" else _short(role, result)
+
+
+def _root_not_signed() -> TrustRefused:
+    return TrustRefused(
+        "A new root is not signed by enough keys of the root before it and of itself.",
+        code="TRUST_ROOT_SIG",
+        remedy="Sign the new root with the thresholds of both.",
+        details={"role": "root"},
+    )
+
+
+def _short(role: str, result: VerificationResult) -> TrustRefused:
+    if not result.signed:
+        return _not_signed(role)
+    return TrustRefused(
+        f"The {role} metadata has {len(result.signed)} of the {result.threshold} signatures it needs.",
+        code="TRUST_THRESHOLD",
+        remedy="Another holder of a key of this role has to sign.",
+        details={"role": role, "signed": len(result.signed), "threshold": result.threshold},
+    )
 
 
 def _not_signed(role: str) -> TrustRefused:

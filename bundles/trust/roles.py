@@ -5,12 +5,14 @@ Leaves signing and publishing to ``ceremony``, ``release`` and ``repository``, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from cryptography import x509
 from tuf.api.metadata import Delegations, Key, Metadata, Root, Signed, Targets
 
 from bundles.digest import canonical_json, sha256_hex
@@ -24,6 +26,18 @@ FLOORS_FIELD = "x-floors"
 """In top-level targets: ``{"team/model": lowest release counter}``."""
 TIMESTAMP_LIFE_FIELD = "x-timestamp-life-s"
 """In root: seconds a timestamp lives. The device derives its signed clock from it: expiry minus this."""
+KIT = "kit"
+KIT_PATH = ".kit/never"
+"""The path that signers of offline kits are delegated on; like the director's, no bundle can have it."""
+UNWRITTEN = frozenset({DIRECTOR, KIT})
+"""Delegated roles without metadata of their own: their keys sign documents."""
+PROFILE_FIELD = "x-profile"
+"""In root: ``solo``, ``team`` or ``regulated``, as the ceremony or the last upgrade said."""
+DEMO_FIELD = "x-demo"
+"""In root: ``true`` where the keys are a demo's and protect nothing."""
+SERVER_CAS_FIELD = "x-server-cas"
+"""In top-level targets: base64 DER of the server's CA certificates, the one in use first, then the spares."""
+MIN_SERVER_CAS = 2
 TEAM_PREFIX = "team-"
 DAY_S = 86_400
 DEFAULT_TIMESTAMP_LIFE_S = 14 * DAY_S
@@ -38,6 +52,7 @@ class Lifetimes:
     team_s: int = 730 * DAY_S
     snapshot_s: int = 30 * DAY_S
     timestamp_s: int = DEFAULT_TIMESTAMP_LIFE_S
+    revocation_s: int = 3650 * DAY_S
 
 
 class TargetCustom(msgspec.Struct, frozen=True):
@@ -141,6 +156,48 @@ def timestamp_life_s(root: Root) -> int:
     return life if isinstance(life, int) and life > 0 else DEFAULT_TIMESTAMP_LIFE_S
 
 
+def is_demo(root: Root) -> bool:
+    """Return whether ``root`` says that its keys are a demo's. Anything in that field but false counts."""
+    return bool(root.unrecognized_fields.get(DEMO_FIELD, False))
+
+
+def encode_server_cas(certificates: Sequence[bytes]) -> list[str]:
+    """Return the signed form of the server's CA certificates (DER).
+
+    Raises:
+        TrustRefused: ``TRUST_UNSIGNED_TARGETS``: fewer than two, one of them twice, or one that is no certificate.
+    """
+    encoded = [base64.b64encode(der).decode() for der in certificates]
+    _decode_server_cas(encoded)
+    return encoded
+
+
+def read_server_cas(targets: Targets) -> list[bytes]:
+    """Return the CA certificates (DER) that devices trust to sign the server's; empty where none are signed.
+
+    Raises:
+        TrustRefused: ``TRUST_UNSIGNED_TARGETS`` where the field is there and not as it should be.
+    """
+    found = targets.unrecognized_fields.get(SERVER_CAS_FIELD)
+    return [] if found is None else _decode_server_cas(found)
+
+
+def _decode_server_cas(found: Any) -> list[bytes]:
+    try:
+        certificates = [base64.b64decode(entry, validate=True) for entry in msgspec.convert(found, list[str])]
+        for der in certificates:
+            x509.load_der_x509_certificate(der)
+        if len(set(certificates)) < max(MIN_SERVER_CAS, len(certificates)):
+            raise ValueError("fewer than two different ones")
+    except (msgspec.ValidationError, ValueError, TypeError) as error:
+        raise TrustRefused(
+            f"The server's CA certificates in the targets role cannot be used: {error}.",
+            code="TRUST_UNSIGNED_TARGETS",
+            remedy="Sign at least two different CA certificates: the one in use, then a spare kept offline.",
+        ) from error
+    return certificates
+
+
 def key_fingerprint(delegator: Root | Targets, role: str) -> str:
     """Return a digest of the keys ``delegator`` trusts for ``role``; it changes when a key is rotated.
 
@@ -154,10 +211,20 @@ def key_fingerprint(delegator: Root | Targets, role: str) -> str:
 def check_distinct_keys(holder: Root | Delegations | None) -> None:
     """Check that no key stands under two key ids, which would let one holder count twice towards a threshold.
 
+    Nor may a role name a key that is not there: such a key counts in the roll and can never sign.
+
     Raises:
         TrustRefused: ``TRUST_THRESHOLD``.
     """
     keys: Mapping[str, Key] = holder.keys if holder is not None else {}
+    roles = (holder.roles if holder is not None else None) or {}
+    missing = {keyid for role in roles.values() for keyid in role.keyids} - set(keys)
+    if missing:
+        raise TrustRefused(
+            f"A role names the key {min(missing)[:12]}, which is not there.",
+            code="TRUST_THRESHOLD",
+            remedy="Add the public key or take it out of the role, and sign again.",
+        )
     publics = [canonical_json(key.keyval) for key in keys.values()]
     if len(set(publics)) != len(publics):
         raise TrustRefused(
@@ -189,7 +256,7 @@ def parse_targets(name: str, data: bytes) -> Metadata[Targets]:
     Raises:
         TrustRefused: ``TRUST_UNSIGNED_<role>``.
     """
-    return _parse(name, data, Targets)
+    return parse_role(name, data, Targets)
 
 
 def parse_root(name: str, data: bytes) -> Metadata[Root]:
@@ -198,13 +265,19 @@ def parse_root(name: str, data: bytes) -> Metadata[Root]:
     Raises:
         TrustRefused: ``TRUST_UNSIGNED_<role>``.
     """
-    return _parse(name, data, Root)
+    return parse_role(name, data, Root)
 
 
-def _parse(name: str, data: bytes, kind: type[Any]) -> Metadata[Any]:
+def parse_role(name: str, data: bytes, kind: type[Any]) -> Metadata[Any]:
+    """Parse metadata of one ``kind`` that was *not yet verified*.
+
+    Raises:
+        TrustRefused: ``TRUST_UNSIGNED_<role>``.
+    """
     try:
         metadata: Metadata[Any] = Metadata.from_bytes(data)
-        found = isinstance(metadata.signed, kind)
+        # What has no canonical form (a float) can carry no signature either, and must not be found out later.
+        found = isinstance(metadata.signed, kind) and bool(metadata.signed_bytes)
     except Exception as error:  # TUF's parser raises several families on hostile input
         raise _unreadable(name) from error
     if not found:

@@ -14,10 +14,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from bundles.archive import open_archive
-from bundles.trust.authorize import check_manifest
-from bundles.trust.client import BUILT_MS, TrustStore
+from bundles.trust.device.authorize import check_manifest
+from bundles.trust.device.client import BUILT_MS, TrustStore
+from bundles.trust.drafting.release import current_team
 from bundles.trust.fetch import folder_fetch
-from bundles.trust.release import current_team
 from bundles.variants import pick_variant
 from bundles.verify import verify_content, verify_signed
 from bundles.wire import codec

@@ -7,23 +7,26 @@ from pathlib import Path
 
 import pytest
 from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Metadata, MetaFile, Snapshot, Targets, Timestamp
 
 from bundles.digest import sha256_hex
 from bundles.manifest import BundleFile, Manifest, Variant, encode_manifest
-from bundles.trust.client import TrustStore
+from bundles.trust.device.client import TrustStore
+from bundles.trust.drafting.offline import Quorum, new_repository
+from bundles.trust.drafting.release import add_release, current_team
 from bundles.trust.fetch import folder_fetch
-from bundles.trust.offline import Quorum, new_repository
-from bundles.trust.release import add_release, current_team
-from bundles.trust.repository import OnlineRepository
+from bundles.trust.publishing.repository import OnlineRepository
+from bundles.trust.roles import split_file
 from bundles.wire.messages import DesiredModel
 
 
 class Holders:
     """Everybody who signs, and the folder the server serves."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **extra) -> None:
         self.folder, self.offset_ms = folder, 0
         names = ("root1", "root2", "targets", "vision1", "vision2", "snapshot", "timestamp", "director")
+        names += ("oncall1", "oncall2", "kit1", "kit2")
         self.keys = {name: CryptoSigner.generate_ed25519() for name in names}
         self.metadata = folder / "metadata"
         self.metadata.mkdir()
@@ -35,6 +38,7 @@ class Holders:
             timestamp=self.keys["timestamp"],
             director=self.keys["director"].public_key,
             now_ms=self.now(),
+            **{role: Quorum(self.some(*names), threshold) for role, (names, threshold) in extra.items()},
         )
         for name, data in files.items():
             (self.metadata / name).write_bytes(data)
@@ -66,6 +70,40 @@ class Holders:
         model = options.get("model", "digits")
         return DesiredModel(f"vision/{model}/{version}/bundle.json", sha256_hex(data), len(data), counter)
 
+    def sign_role(self, role: str, change, *names: str) -> dict[str, bytes]:
+        """Let the holders of ``names`` sign the next version of a role, after ``change`` was made to it."""
+        repository = self.repository()
+        current = repository.targets if role == "targets" else self.newest(role)
+        fresh = Targets.from_dict(current.to_dict())
+        fresh.version = current.version + 1
+        change(fresh)
+        metadata = Metadata(fresh)
+        for name in names:
+            metadata.sign(self.keys[name], append=True)
+        return {f"{fresh.version}.{role}.json": metadata.to_bytes()}
+
+    def newest(self, role: str) -> Targets:
+        names = [path for path in self.metadata.glob(f"*.{role}.json") if split_file(path.name)[0] == role]
+        newest = max(names, key=lambda path: split_file(path.name)[1])
+        return Metadata[Targets].from_file(str(newest)).signed
+
+    def serve(self, files: dict[str, bytes]) -> None:
+        """With the online keys, and no check at all: serve a state with these new files (a hostile server's way)."""
+        stamp = Metadata[Timestamp].from_file(str(self.metadata / "timestamp.json"))
+        version = stamp.signed.snapshot_meta.version
+        state = Metadata[Snapshot].from_file(str(self.metadata / f"{version}.snapshot.json"))
+        for name, data in files.items():
+            (self.metadata / name).write_bytes(data)
+            role, number = split_file(name)
+            state.signed.meta[f"{role}.json"] = MetaFile(number)
+        state.signed.version = version + 1
+        state.sign(self.keys["snapshot"])
+        state.to_file(str(self.metadata / f"{version + 1}.snapshot.json"))
+        stamp.signed.version += 1
+        stamp.signed.snapshot_meta = MetaFile(version + 1)
+        stamp.sign(self.keys["timestamp"])
+        stamp.to_file(str(self.metadata / "timestamp.json"))
+
     def store(self, device: str = "dev-1", **options) -> TrustStore:
         return TrustStore(self.folder / device, self.root, device=device, fetch=self.fetch, **options)
 
@@ -73,3 +111,15 @@ class Holders:
 @pytest.fixture
 def holders(tmp_path):
     return Holders(tmp_path)
+
+
+@pytest.fixture
+def oncall(tmp_path):
+    """A repository whose revocation role has two keys, and whose kits two people sign."""
+    return Holders(tmp_path, revocation=(("oncall1", "oncall2"), 1), kit=(("kit1", "kit2"), 2))
+
+
+@pytest.fixture
+def found(tmp_path):
+    """Found a repository with other roles than usual."""
+    return lambda **extra: Holders(tmp_path, **extra)

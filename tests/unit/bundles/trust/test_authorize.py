@@ -8,7 +8,7 @@ from tuf.api.metadata import DelegatedRole, Delegations, TargetFile, Targets
 
 from bundles.errors import TrustRefused
 from bundles.manifest import BundleFile, Manifest, Variant
-from bundles.trust.authorize import check_listing, check_pins, check_target_path
+from bundles.trust.device.authorize import check_listing, check_pins, check_target_path
 from bundles.trust.roles import (
     DIRECTOR_PATH,
     TargetCustom,

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import hashlib
+
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bundles.errors import TrustRefused
+from bundles.trust.device.floors import COPIES, Floors, RoleFloor, load_floors, save_floors
 from bundles.trust.durable import read_if_there, write_durably
-from bundles.trust.floors import COPIES, Floors, RoleFloor, load_floors, save_floors
+from bundles.trust.revocation import Denied, Revoked
 
 FLOORS = Floors(roles={"team-vision": RoleFloor(3, "k")}, releases={"v/d": 5}, gen=7, clock_ms=9)
 
@@ -85,3 +89,33 @@ def test_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
     assert read_if_there(tmp_path) is None
     assert read_if_there(tmp_path / "none") is None
+
+
+def test_floors_written_by_the_first_release_are_read(tmp_path):
+    """0.1.0 knew neither revocations nor kits; what it wrote binds for good."""
+    body = (
+        '{"clock_keys":"t","clock_ms":9,"gen":7,"gen_keys":"d","gen_sha256":"g","releases":{"v/d":5},'
+        '"roles":{"root":{"keys":"","version":2},"team-vision":{"keys":"k","version":3}},"signed":{"v/d":3},"written":4}'
+    )
+    copy = f'{{"floors":{body},"sha256":"{hashlib.sha256(body.encode()).hexdigest()}"}}'
+    for name in COPIES:
+        (tmp_path / name).write_text(copy)
+    floors = load_floors(tmp_path, cache_exists=True)
+    assert (floors.gen, floors.releases, floors.clock_ms, floors.written) == (7, {"v/d": 5}, 9, 4)
+    assert floors.version_floor("team-vision", "k") == 3
+    assert (floors.denied, floors.forbidden, floors.server_cas, floors.kit) == ({}, {}, [], 0)
+
+
+def test_what_is_forbidden_and_pinned_survives_a_restart(tmp_path):
+    floors = Floors(
+        denied={"a" * 64: Denied(2, "unsafe", 5)},
+        denied_keys="r",
+        forbidden={"b" * 64: Revoked("worse", 6)},
+        server_cas=[b"\x00\xff", b"der"],
+        kit=3,
+        kit_sha256="k",
+        kit_keys="x",
+        life_s=60,
+    )
+    assert save_floors(tmp_path, floors) == load_floors(tmp_path, cache_exists=True)
+    assert msgspec.structs.replace(load_floors(tmp_path, cache_exists=True), written=0) == floors

@@ -5,10 +5,10 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Targets
 
 from bundles.errors import AskPerson, Refused, TrustRefused
+from bundles.trust.drafting.offline import Quorum, add_team, raise_signed_floors
+from bundles.trust.drafting.release import add_release, current_team
 from bundles.trust.fetch import folder_fetch
-from bundles.trust.offline import Quorum, add_team, raise_signed_floors
-from bundles.trust.release import add_release, current_team
-from bundles.trust.repository import OnlineRepository
+from bundles.trust.publishing.repository import OnlineRepository
 from bundles.trust.roles import utc
 
 DAY_MS = 86_400_000

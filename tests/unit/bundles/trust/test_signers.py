@@ -7,7 +7,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from bundles.errors import AskPerson
-from bundles.trust.signers import load_public, load_remote_signer, load_signer, new_key
+from bundles.trust.signing.remote_signers import load_remote_signer
+from bundles.trust.signing.signers import load_public, load_signer, new_key, open_signer
 
 
 def refused(code, action, *arguments, **options):
@@ -67,3 +68,30 @@ def test_key_behind_a_uri_is_loaded_and_an_unusable_one_refused(tmp_path):
     remote = load_remote_signer(f"file2:{tmp_path / 'k.pem'}", made.public_key)
     made.public_key.verify_signature(remote.sign(b"x"), b"x")
     refused("KEY_UNSUPPORTED", load_remote_signer, "nosuch:1", made.public_key)
+
+
+def test_any_place_is_opened_as_it_is_written(tmp_path):
+    made = new_key(tmp_path / "k.pem", passphrase=b"correct horse").public_key
+    for place in (
+        tmp_path / "k.pem",
+        str(tmp_path / "k.pem"),
+        f"file:{tmp_path / 'k.pem'}",
+        f"file2:{tmp_path / 'k.pem'}",
+    ):
+        signer = open_signer(place, public=made, passphrase=lambda _: b"correct horse")
+        made.verify_signature(signer.sign(b"x"), b"x")
+    refused("KEY_PASSPHRASE", open_signer, tmp_path / "k.pem")
+    refused("KEY_UNSUPPORTED", open_signer, "s3:bucket/key")
+    refused("KEY_MISSING", open_signer, tmp_path / "none.pem")
+    other = new_key(tmp_path / "o.pem").public_key
+    refused("KEY_UNSUPPORTED", open_signer, tmp_path / "o.pem", public=made)
+    refused("KEY_UNSUPPORTED", open_signer, "awskms:alias/x", public=other)
+
+
+def test_hardware_without_its_module_says_what_to_set(tmp_path, monkeypatch):
+    monkeypatch.delenv("PYKCS11LIB", raising=False)
+    public = new_key(tmp_path / "k.pem", scheme="ecdsa").public_key
+    refused("KEY_UNUSABLE", open_signer, "hsm:2", public=public)
+    monkeypatch.setenv("PYKCS11LIB", str(tmp_path / "none.so"))
+    refused("KEY_PIN", open_signer("hsm:2", public=public).sign, b"x")
+    refused("KEY_UNUSABLE", open_signer("hsm:2", public=public, pin=lambda _: "1234").sign, b"x")

@@ -2,8 +2,8 @@
 
 A file key is PEM PKCS#8, ECDSA P-256 or Ed25519 (an Ed25519-only rule would shut out most hardware modules), mode
 0600, encrypted where a passphrase is given; beside it stands ``<name>.pub``, the public half as TUF writes it. Keys
-elsewhere (``hsm:``, ``awskms:``, ``gcpkms:``, ``azurekms:``, ``hv:``) are loaded by ``securesystemslib`` from a URI.
-Where a passphrase comes from is the caller's business.
+elsewhere (``hsm:``, ``awskms:``, ``gcpkms:``, ``azurekms:``, ``hv:``) are opened by ``remote_signers``. Where a
+passphrase or a PIN comes from is the caller's business.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 
 from bundles.digest import canonical_json
 from bundles.errors import AskPerson
+from bundles.trust.signing.remote_signers import NEEDS, Pin, import_key, is_remote, load_remote_signer, no_pin
 
 Scheme = Literal["ed25519", "ecdsa"]
 Passphrase = Callable[[Path], bytes | None]
@@ -78,7 +79,7 @@ def load_signer(path: Path, passphrase: Passphrase = no_passphrase) -> CryptoSig
         raise AskPerson(
             f"The key {path} is protected by a passphrase, and none was given.",
             code="KEY_PASSPHRASE",
-            remedy="Set WAVEGATE_KEY_PASSPHRASE or use --passphrase-file.",
+            remedy="Set WAVEGATE_KEY_PASSPHRASE or use --passphrase-file; on a terminal it is asked for.",
         )
     try:
         private = serialization.load_pem_private_key(pem, secret)
@@ -99,24 +100,40 @@ def load_signer(path: Path, passphrase: Passphrase = no_passphrase) -> CryptoSig
     )
 
 
-def load_remote_signer(uri: str, public: Key) -> Signer:
-    """Load a signer for a key that is not in a file of ours, by its ``securesystemslib`` URI.
+def open_signer(
+    place: str | Path, *, public: Key | None = None, passphrase: Passphrase = no_passphrase, pin: Pin = no_pin
+) -> Signer:
+    """Return the signer at ``place``, wherever its private key is.
 
     Args:
-        uri: such as ``hsm:2?...`` or ``awskms:alias/team``.
-        public: the public half, from a ``.pub`` file or the delegating role.
+        place: a key file (a path, ``file:PATH`` or ``file2:PATH``), or the URI of a key elsewhere.
+        public: the public half of a key elsewhere; where it is not given, the hardware or service is asked for it.
+        passphrase: answers for an encrypted file's.
+        pin: answers for a token's.
 
     Raises:
-        AskPerson: ``KEY_UNSUPPORTED``.
+        AskPerson: ``KEY_MISSING``, ``KEY_PASSPHRASE``, ``KEY_PIN``, ``KEY_UNSUPPORTED`` or ``KEY_UNUSABLE``; also
+            where the file's key is not ``public``.
     """
-    try:
-        return Signer.from_priv_key_uri(uri, public)
-    except Exception as error:  # every signer behind a URI has its own family of errors
+    uri = str(place)
+    if is_remote(uri):
+        whole, key = (uri, public) if public is not None else import_key(uri, pin)
+        return load_remote_signer(whole, key, pin)
+    scheme, colon, rest = uri.partition(":")
+    if colon and scheme not in ("file", "file2") and not Path(uri).exists():
         raise AskPerson(
-            f"The signer {uri.partition(':')[0]!r} cannot be used: {error}.",
+            f"No key has a URI that begins with {scheme}:.",
             code="KEY_UNSUPPORTED",
-            remedy="Install what this kind of key needs and check the URI.",
-        ) from error
+            remedy=f"Give a key file, or a URI that begins with one of {', '.join(f'{name}:' for name in NEEDS)}.",
+        )
+    signer = load_signer(Path(rest if colon and scheme in ("file", "file2") else uri), passphrase)
+    if public is not None and public.keyid != signer.public_key.keyid:
+        raise AskPerson(
+            f"The key {uri} is not the private half of the public key given.",
+            code="KEY_UNSUPPORTED",
+            remedy="Check which .pub file belongs to it.",
+        )
+    return signer
 
 
 def encode_public(key: Key) -> bytes:

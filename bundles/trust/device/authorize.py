@@ -67,6 +67,16 @@ def check_listing(model: str, wanted: DesiredModel, listed: TargetFile, role: st
         TrustRefused: ``TRUST_DIRECTOR_MISMATCH``, or ``TRUST_NOT_LISTED`` for a listing that is no bundle's.
     """
     custom = read_custom(wanted.target, listed.custom)
+    check_agreement(model, wanted, listed, custom)
+    return Authorized(model, wanted.target, wanted.sha256, wanted.length, role, custom)
+
+
+def check_agreement(model: str, wanted: DesiredModel, listed: TargetFile, custom: TargetCustom) -> None:
+    """Check that what the director asks for is what the image repository lists.
+
+    Raises:
+        TrustRefused: ``TRUST_DIRECTOR_MISMATCH``.
+    """
     for what, asked, found in (
         ("digest", wanted.sha256, listed.hashes.get("sha256")),
         ("length", wanted.length, listed.length),
@@ -75,7 +85,6 @@ def check_listing(model: str, wanted: DesiredModel, listed: TargetFile, role: st
     ):
         if asked != found:
             _mismatch(model, wanted, what, found)
-    return Authorized(model, wanted.target, wanted.sha256, wanted.length, role, custom)
 
 
 def check_pins(bundle: Authorized, *, pin: Channel, hardware: str, floor: int) -> None:
@@ -84,27 +93,56 @@ def check_pins(bundle: Authorized, *, pin: Channel, hardware: str, floor: int) -
     Raises:
         TrustRefused: ``TRUST_CHANNEL``, ``TRUST_HW`` or ``TRUST_FLOOR``.
     """
-    custom = bundle.custom
-    if CHANNEL_RANK.get(custom.channel, -1) < CHANNEL_RANK[pin]:
+    check_channel(bundle, pin)
+    check_hardware(bundle, hardware)
+    check_floor(bundle, floor)
+
+
+def check_channel(bundle: Authorized, pin: Channel) -> None:
+    """Check that a bundle's channel is at or above the device's pin.
+
+    Raises:
+        TrustRefused: ``TRUST_CHANNEL``.
+    """
+    channel = bundle.custom.channel
+    if CHANNEL_RANK.get(channel, -1) < CHANNEL_RANK[pin]:
         raise TrustRefused(
-            f"{bundle.target} is on channel {custom.channel}; this device takes {pin} and above.",
+            f"{bundle.target} is on channel {channel}; this device takes {pin} and above.",
             code="TRUST_CHANNEL",
             remedy="Promote the bundle (sign it on the higher channel with a higher counter).",
-            details={"channel": custom.channel, "pin": pin},
+            details={"channel": channel, "pin": pin},
         )
-    if custom.hardware and hardware not in custom.hardware:
+
+
+def check_hardware(bundle: Authorized, hardware: str) -> None:
+    """Check that a variant of the bundle fits the device's hardware class.
+
+    Raises:
+        TrustRefused: ``TRUST_HW``.
+    """
+    allowed = bundle.custom.hardware
+    if allowed and hardware not in allowed:
         raise TrustRefused(
-            f"{bundle.target} fits {', '.join(custom.hardware)}; this device is {hardware or 'of no named hardware'}.",
+            f"{bundle.target} fits {', '.join(allowed)}; this device is {hardware or 'of no named hardware'}.",
             code="TRUST_HW",
             remedy="Leave this device out of the rollout, or build a variant for it.",
-            details={"hardware": hardware, "allowed": custom.hardware},
+            details={"hardware": hardware, "allowed": allowed},
         )
-    if custom.release_counter < floor:
+
+
+def check_floor(bundle: Authorized, floor: int) -> None:
+    """Check that a bundle's release counter is not below the device's floor.
+
+    Raises:
+        TrustRefused: ``TRUST_FLOOR``.
+    """
+    counter = bundle.custom.release_counter
+    if counter < floor:
         raise TrustRefused(
-            f"{bundle.target} has release counter {custom.release_counter}; this device's floor is {floor}.",
+            f"{bundle.target} has release counter {counter}; this device's floor is {floor}.",
             code="TRUST_FLOOR",
             remedy="To run old content again, have the team sign it as a new release with a higher counter.",
-            details={"counter": custom.release_counter, "floor": floor},
+            details={"counter": counter, "floor": floor},
         )
 
 
@@ -115,26 +153,53 @@ def check_manifest(bundle: Authorized, data: bytes) -> Manifest:
         TrustRefused: ``TRUST_LENGTH``, ``TRUST_DIGEST`` or ``TRUST_DIRECTOR_MISMATCH``.
         BundleRefused: the very bytes that were signed are no manifest this program reads.
     """
-    if len(data) != bundle.length:
+    check_manifest_length(bundle, len(data))
+    check_manifest_digest(bundle, sha256_hex(data))
+    manifest = parse_manifest(data)
+    check_manifest_says(bundle, manifest)
+    return manifest
+
+
+def check_manifest_length(bundle: Authorized, length: int) -> None:
+    """Check the length of ``bundle.json``.
+
+    Raises:
+        TrustRefused: ``TRUST_LENGTH``.
+    """
+    if length != bundle.length:
         raise TrustRefused(
-            f"The manifest of {bundle.target} has {len(data)} bytes; {bundle.length} were signed.",
+            f"The manifest of {bundle.target} has {length} bytes; {bundle.length} were signed.",
             code="TRUST_LENGTH",
             remedy="It is fetched again; if it stays so, the blob store is damaged.",
         )
-    if sha256_hex(data) != bundle.sha256:
+
+
+def check_manifest_digest(bundle: Authorized, sha256: str) -> None:
+    """Check the digest of ``bundle.json``.
+
+    Raises:
+        TrustRefused: ``TRUST_DIGEST``.
+    """
+    if sha256 != bundle.sha256:
         raise TrustRefused(
             f"The manifest of {bundle.target} is not the one that was signed.",
             code="TRUST_DIGEST",
             remedy="It is fetched again; if it stays so, the blob store is damaged or hostile.",
         )
-    manifest = parse_manifest(data)
+
+
+def check_manifest_says(bundle: Authorized, manifest: Manifest) -> None:
+    """Check that a manifest says of itself what its listing says of it.
+
+    Raises:
+        TrustRefused: ``TRUST_DIRECTOR_MISMATCH``.
+    """
     if manifest.target_path != bundle.target or custom_of(manifest) != bundle.custom:
         raise TrustRefused(
             f"The manifest of {bundle.target} says otherwise than its signed listing.",
             code="TRUST_DIRECTOR_MISMATCH",
             remedy="Sign the bundle again with the wavegate tools.",
         )
-    return manifest
 
 
 def _mismatch(model: str, wanted: DesiredModel, what: str, found: object) -> NoReturn:

@@ -9,7 +9,9 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Targets
 
 from bundles.errors import AskPerson
-from bundles.trust.roles import DIRECTOR, epoch_ms, file_name, read_floors, split_file
+from bundles.trust.profiles import profile_name
+from bundles.trust.revocation import REVOCATION, Revoked, read_revoked
+from bundles.trust.roles import UNWRITTEN, epoch_ms, file_name, is_demo, read_floors, split_file
 
 
 class RoleStatus(msgspec.Struct, frozen=True):
@@ -17,8 +19,8 @@ class RoleStatus(msgspec.Struct, frozen=True):
 
     Attributes:
         role: its name.
-        version: newest in the folder; 0 for the director, which has no metadata.
-        expires_ms: UTC epoch ms; 0 for the director.
+        version: newest in the folder; 0 for the director and the kit, which have no metadata.
+        expires_ms: UTC epoch ms; 0 where there is no metadata.
         threshold: signatures needed.
         keys: ids of the keys trusted for it.
         signed_by: ids of those whose signature the newest file carries and which verify.
@@ -41,11 +43,15 @@ class RepositoryStatus(msgspec.Struct, frozen=True):
         roles: top-level roles first.
         floors: signed lowest release counters by ``team/model``.
         remarks: sentences a person should read.
+        profile: ``solo``, ``team`` or ``regulated``.
+        revoked: bundle digests forbidden, by the revocation role or by targets.
     """
 
     roles: list[RoleStatus]
     floors: dict[str, int]
     remarks: list[str]
+    profile: str
+    revoked: dict[str, Revoked]
 
 
 def describe(folder: Path, now_ms: int) -> RepositoryStatus:
@@ -65,18 +71,25 @@ def describe(folder: Path, now_ms: int) -> RepositoryStatus:
         roles = [_status(home, role, root.signed) for role in ("root", "targets", "snapshot", "timestamp")]
         delegated = targets.signed.delegations.roles if targets.signed.delegations is not None else None
         roles += [_status(home, role, targets.signed) for role in delegated or {}]
+        revoked = read_revoked(targets.signed)
+        if REVOCATION in (delegated or {}):
+            revoked |= read_revoked(Metadata[Targets].from_file(str(_newest(home, REVOCATION))).signed)
     except (StopIteration, OSError, RepositoryError) as error:
         raise AskPerson(
             f"There is no whole trust repository in {folder}.",
             code="TRUST_REPOSITORY",
             remedy="Give the folder that `wavegate trust init` made, or a server's data folder.",
         ) from error
-    return RepositoryStatus(roles, read_floors(targets.signed), _remarks(roles, now_ms))
+    profile = profile_name(root.signed)
+    remarks = _remarks(roles, now_ms)
+    if is_demo(root.signed):
+        remarks.append("These are a demo's keys: real devices refuse them.")
+    return RepositoryStatus(roles, read_floors(targets.signed), remarks, profile, revoked)
 
 
 def _status(home: Path, role: str, delegator: Root | Targets) -> RoleStatus:
     trusted = delegator.get_delegated_role(role)
-    if role == DIRECTOR:
+    if role in UNWRITTEN:
         return RoleStatus(role, 0, 0, trusted.threshold, list(trusted.keyids), [], 0)
     path = home / "timestamp.json" if role == "timestamp" else _newest(home, role)
     metadata = Metadata[Targets].from_file(str(path))
@@ -105,5 +118,5 @@ def _newest(home: Path, role: str) -> Path:
 def _remarks(roles: list[RoleStatus], now_ms: int) -> list[str]:
     remarks = [f"{role.role} has expired." for role in roles if 0 < role.expires_ms <= now_ms]
     if any(role.role in ("root", "targets") and role.threshold == 1 for role in roles):
-        remarks.append("One person can sign for root or targets: nothing they sign is reviewed.")
+        remarks.append("One person: not reviewed. One key alone can sign root or targets.")
     return remarks

@@ -11,12 +11,17 @@ Release-counter floors are never lowered.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from tuf.api.metadata import Targets
 
 from bundles.digest import canonical_json, sha256_hex
 from bundles.errors import TrustRefused
+from bundles.trust.device.cache import Holder
 from bundles.trust.durable import Write, read_if_there, write_durably
+from bundles.trust.revocation import Denied, Revoked, read_revoked, remember, strength_of
+from bundles.trust.roles import read_floors, read_server_cas
 
 COPIES = ("floors.json", "floors.backup.json")
 
@@ -40,6 +45,14 @@ class Floors(msgspec.Struct, frozen=True, omit_defaults=True):
         gen_keys: the director keys it was accepted under.
         clock_ms: time the newest timestamp proves to have passed, UTC epoch ms.
         clock_keys: the keys that proof was made with.
+        life_s: seconds a timestamp lives, as the root in use says; 0 = not known yet.
+        denied: digests the revocation role has ever forbidden under its present keys.
+        denied_keys: those keys.
+        forbidden: digests the targets role forbids, as last seen.
+        server_cas: DER of the CA certificates the targets role pins for the server, as last seen.
+        kit: newest offline kit opened.
+        kit_sha256: digest of its document.
+        kit_keys: the keys it was signed with.
         written: rises with every write; tells the copies apart.
     """
 
@@ -51,6 +64,14 @@ class Floors(msgspec.Struct, frozen=True, omit_defaults=True):
     gen_keys: str = ""
     clock_ms: int = 0
     clock_keys: str = ""
+    life_s: int = 0
+    denied: dict[str, Denied] = {}
+    denied_keys: str = ""
+    forbidden: dict[str, Revoked] = {}
+    server_cas: list[bytes] = []
+    kit: int = 0
+    kit_sha256: str = ""
+    kit_keys: str = ""
     written: int = 0
     v: int = 1
 
@@ -104,6 +125,36 @@ def load_floors(folder: Path, *, cache_exists: bool) -> Floors:
             remedy="Check the disk; restore floors.json from a backup, or enrol the device again as a new one.",
         )
     return Floors()
+
+
+def said_by_targets(targets: Targets) -> dict[str, Any]:
+    """Return the fields of ``Floors`` that are whatever the newest targets role says.
+
+    Raises:
+        TrustRefused: ``TRUST_FLOOR``, ``TRUST_REVOKED`` or ``TRUST_UNSIGNED_TARGETS`` where one cannot be read.
+    """
+    return {
+        "signed": read_floors(targets),
+        "forbidden": read_revoked(targets),
+        "server_cas": read_server_cas(targets),
+    }
+
+
+def forbidden_by(floors: Floors, holder: Holder | None) -> dict[str, Any]:
+    """Return the fields of ``Floors`` that the verified revocation role changes.
+
+    Args:
+        floors: as they stand.
+        holder: the role; None = nobody holds it (any more), so nothing it forbade binds.
+
+    Raises:
+        TrustRefused: ``TRUST_REVOKED`` where the list cannot be read.
+    """
+    if holder is None:
+        return {"denied": {}, "denied_keys": ""}
+    known = floors.denied if floors.denied_keys == holder.keys else {}
+    strength = strength_of(holder.signatures, holder.of)
+    return {"denied": remember(known, read_revoked(holder.signed), strength), "denied_keys": holder.keys}
 
 
 def _decode(data: bytes) -> Floors | None:

@@ -25,7 +25,11 @@ from bundles.errors import TryAgain
 from bundles.trust.durable import Write, read_if_there, write_durably, write_quickly
 from bundles.trust.fetch import BASE, MetadataFetch, TufFetcher, folder_fetch
 from bundles.trust.refusals import explain
+from bundles.trust.revocation import count_signatures
 from bundles.trust.roles import key_fingerprint, split_file
+
+_OLD_ROOTS = "root_history"
+"""Where TUF's client keeps every root by version."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +50,51 @@ class Repository:
 
 @dataclass(frozen=True)
 class Holder:
-    """A delegated role that was consulted for a path, and the digest of the keys it was verified with."""
+    """A delegated role that was verified.
+
+    Attributes:
+        role: its name.
+        signed: what it says.
+        keys: digest of the keys it was verified with.
+        signatures: how many different keys have signed it.
+        of: how many keys it has.
+    """
 
     role: str
     signed: Targets
     keys: str
+    signatures: int
+    of: int
+
+
+def hold(delegator: Targets, role: str, metadata: Metadata[Targets]) -> Holder:
+    """Return verified ``metadata`` of a role of ``delegator``, with what is worth knowing of its signatures."""
+    return Holder(
+        role,
+        metadata.signed,
+        key_fingerprint(delegator, role),
+        count_signatures(delegator, role, metadata),
+        len(delegator.get_delegated_role(role).keyids),
+    )
 
 
 class MetadataCache:
     """A folder of verified metadata. One owner at a time (the caller's lock)."""
 
-    def __init__(self, folder: Path, bootstrap_root: bytes, write: Write = write_durably) -> None:
-        """Use ``folder`` (``metadata`` and ``scratch`` below it); trust starts at ``bootstrap_root``."""
+    def __init__(
+        self, folder: Path, bootstrap_root: bytes, write: Write = write_durably, metadata: Path | None = None
+    ) -> None:
+        """Use ``folder``; trust starts at ``bootstrap_root``.
+
+        Args:
+            folder: the client works in ``scratch`` below it.
+            bootstrap_root: root metadata.
+            write: how files are replaced.
+            metadata: where verified metadata is kept, each role under its plain name (``root.json``, ...), old roots
+                in ``root_history``; default ``metadata`` below ``folder``.
+        """
         self._folder, self._bootstrap, self._write = folder, bootstrap_root, write
-        self._kept, self._scratch = folder / "metadata", folder / "scratch"
+        self._kept, self._scratch = metadata or folder / "metadata", folder / "scratch"
 
     @property
     def exists(self) -> bool:
@@ -143,8 +178,9 @@ class MetadataCache:
             file = self._scratch / f"{quote(role, '')}.json"
             if not file.exists():
                 return  # TUF's client gave up before it: more delegations than it follows
-            current = Metadata[Targets].from_file(str(file)).signed
-            yield Holder(role, current, key_fingerprint(parent, role))
+            metadata = Metadata[Targets].from_file(str(file))
+            current = metadata.signed
+            yield hold(parent, role, metadata)
 
     @contextmanager
     def _guard(self, fetcher: TufFetcher, now: datetime) -> Iterator[None]:
@@ -162,13 +198,15 @@ class MetadataCache:
     def _rebuild_scratch(self) -> None:
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(parents=True)
-        if self._kept.exists():
-            shutil.copytree(self._kept, self._scratch, dirs_exist_ok=True)
+        for pattern in ("*.json", f"{_OLD_ROOTS}/*.json"):
+            for kept in self._kept.glob(pattern):
+                if kept.name != "root.json":  # TUF's client makes its own of the roots it has verified
+                    copy = self._scratch / kept.relative_to(self._kept)
+                    copy.parent.mkdir(exist_ok=True)
+                    copy.write_bytes(kept.read_bytes())
 
     def _keep_scratch(self) -> None:
         for source in sorted(self._scratch.rglob("*.json")):
-            if source.is_symlink():
-                continue  # root.json: the versioned file is the real one
             kept, data = self._kept / source.relative_to(self._scratch), source.read_bytes()
             if read_if_there(kept) != data:
                 kept.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from tuf.api.metadata import Metadata, TargetFile, Targets
 from bundles.digest import sha256_hex
 from bundles.errors import AskPerson, Refused, TrustRefused
 from bundles.manifest import Manifest, parse_manifest
-from bundles.trust.cache import passing_cache
+from bundles.trust.device.cache import passing_cache
 from bundles.trust.fetch import MetadataFetch
 from bundles.trust.roles import Lifetimes, custom_of, file_name, parse_targets, read_custom, team_role, utc
 

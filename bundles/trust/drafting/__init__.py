@@ -1,0 +1,1 @@
+"""New versions of the offline roles, made from the current ones: pure, unsigned, a file a kind of change."""
