@@ -235,7 +235,7 @@ def _check_entries(entries: list[zipfile.ZipInfo], limits: Limits, total: int) -
             _refuse("BUNDLE_ARCHIVE", f"{name!r} is encrypted.")
         # zipfile cuts names at NUL and turns other separators round; the name as written must be the name as read.
         kind = stat.S_IFMT(entry.external_attr >> 16)
-        if entry.orig_filename != name or entry.is_dir() or kind not in (0, stat.S_IFREG):
+        if entry.orig_filename != name or not name or entry.is_dir() or kind not in (0, stat.S_IFREG):
             _refuse("BUNDLE_PATH", f"{entry.orig_filename!r} is no plain file.")
         check_path(name)
         if name.casefold() in seen:

@@ -19,7 +19,8 @@ from bundles.archive import Archive, pack
 from bundles.contract import Contract, TensorSpec, encode_contract
 from bundles.digest import sha256_file, sha256_hex
 from bundles.errors import BundleRefused
-from bundles.manifest import BundleFile, Channel, HealthCheck, Lineage, Manifest, Role, Variant, encode_manifest
+from bundles.lineage import Lineage, check_lineage
+from bundles.manifest import BundleFile, Channel, HealthCheck, Manifest, Role, Variant, encode_manifest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -106,11 +107,12 @@ def build(spec: BuildSpec, path: Path) -> Built:
 
     Raises:
         BundleRefused: an input is missing (``BUNDLE_FILE_MISSING``), two of them want one path (``BUNDLE_PATH``), the
-            goldens do not fit the contract (``BUNDLE_GOLDENS``), the rows do not (``BUNDLE_ROWS``), or the result
-            would break a rule of the manifest, the contract or the baseline.
+            goldens do not fit the contract (``BUNDLE_GOLDENS``), the rows do not (``BUNDLE_ROWS``), the lineage makes
+            no sense (``BUNDLE_LINEAGE``), or the result would break a rule of manifest, contract or baseline.
         OSError: the disk is full.
     """
     contract_bytes = encode_contract(spec.contract)
+    check_lineage(spec.lineage)
     check_goldens(spec.goldens, spec.contract)
     sources: dict[str, tuple[Path | bytes, Role]] = {}
     for variant in spec.variants:

@@ -8,6 +8,7 @@ year's agent reads next year's bundle. Leaves signatures to ``trust`` and archiv
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any, Literal, NoReturn
 
@@ -15,6 +16,7 @@ import msgspec
 
 from bundles.digest import canonical_json, is_sha256
 from bundles.errors import BundleRefused
+from bundles.lineage import Lineage
 
 FORMAT_VERSION = 1
 MAX_MANIFEST_BYTES = 256 * 1024
@@ -86,15 +88,6 @@ class HealthCheck(msgspec.Struct, frozen=True, omit_defaults=True):
     min_agreement: float = 0.99
     max_mean_abs_diff_ratio: float = 0.01
     max_latency_ms: float = 0.0
-
-
-class Lineage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where the model comes from, as far as its publisher says."""
-
-    training_run: str = ""
-    dataset_sha256: str = ""
-    code_revision: str = ""
-    parent_sha256: str = ""
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -272,6 +265,9 @@ def _check_files(manifest: Manifest) -> None:
         seen.add(folded)
         if not is_sha256(entry.sha256) or not 0 <= entry.length <= MAX_FILE_BYTES:
             _refuse("BUNDLE_FIELD", f"Digest or length of {entry.path!r} is not valid.", "Build the bundle again.")
+    for path in seen:
+        if any(path[:at] in seen for at, letter in enumerate(path) if letter == "/"):
+            _refuse("BUNDLE_PATH", f"{path!r} lies below the path of a file.", "Give every file its own path.")
 
 
 def _check_variants(manifest: Manifest) -> None:
@@ -305,14 +301,20 @@ def _strict_json(data: bytes) -> Any:
             raise ValueError("an integer is out of bounds")
         return int(text)
 
+    def finite_float(text: str) -> float:
+        if not math.isfinite(value := float(text)):
+            raise ValueError("a number is out of bounds")
+        return value
+
     try:
         value = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=no_duplicates,
             parse_constant=no_constant,
             parse_int=bounded_int,
+            parse_float=finite_float,
         )
-        _check_depth(value, MAX_DEPTH)
+        _check_values(value, MAX_DEPTH)
     except (ValueError, RecursionError) as error:
         raise BundleRefused(
             f"The manifest is not valid JSON: {error}.", code="BUNDLE_JSON", remedy="Build the bundle again."
@@ -320,12 +322,14 @@ def _strict_json(data: bytes) -> Any:
     return value
 
 
-def _check_depth(value: Any, left: int) -> None:
+def _check_values(value: Any, left: int) -> None:
     if left < 0:
         raise ValueError("it is nested too deeply")
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if isinstance(value, str) and not value.isascii():
+        value.encode()  # half of a surrogate pair can be escaped in JSON, and written nowhere afterwards
+    children = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
     for child in children:
-        _check_depth(child, left - 1)
+        _check_values(child, left - 1)
 
 
 def _refuse(code: str, sentence: str, remedy: str) -> NoReturn:

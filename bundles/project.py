@@ -24,13 +24,24 @@
     rows = "validation.npz"
     predictions = "answers.npz"
 
-Also: ``[health_check]``, ``[lineage]`` (fields of the manifest) and ``[[files]]`` (``path``, ``file``, ``role``). A
-name that is not known is refused here, because it is a typing error; readers of the built manifest ignore them.
+    [lineage]
+    training_run = "digits-17"
+    code_revision = "git"
+    started = 2026-11-20T08:00:00Z
+    parameters = { epochs = 30 }
+
+    [[lineage.materials]]
+    name = "MNIST, cleaned"
+    file = "train.npz"
+
+Also: ``[health_check]`` (fields of the manifest) and ``[[files]]`` (``path``, ``file``, ``role``). A name that is not
+known is refused here, because it is a typing error; readers of the built manifest ignore them.
 """
 
 from __future__ import annotations
 
 import tomllib
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +49,14 @@ import msgspec
 
 from bundles.build import BuildSpec, TrainingRows, VariantSource
 from bundles.contract import Contract, parse_contract
+from bundles.digest import sha256_file
 from bundles.errors import BundleRefused
-from bundles.manifest import Channel, HealthCheck, Lineage, Role
+from bundles.lineage import Lineage, Material, Scalar, check_lineage
+from bundles.manifest import Channel, HealthCheck, Role
+from bundles.revision import read_revision
+
+FROM_GIT = "git"
+"""The ``code_revision`` that stands for what is checked out."""
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,6 +107,36 @@ class FileSection(_Strict, frozen=True):
     role: Role = "other"
 
 
+class MaterialSection(_Strict, frozen=True):
+    """``[[lineage.materials]]``: what went into the training; ``file`` is hashed, and not put into the bundle."""
+
+    name: str
+    file: str = ""
+    sha256: str = ""
+    uri: str = ""
+
+
+class LineageSection(_Strict, frozen=True):
+    """``[lineage]``: fields as in the manifest, times as TOML writes them.
+
+    ``code_revision = "git"`` reads the repository that ``bundle.toml`` lies in, and its remote where ``repository`` is
+    left out.
+    """
+
+    training_run: str = ""
+    training_run_uri: str = ""
+    dataset_sha256: str = ""
+    materials: list[MaterialSection] = []
+    code_revision: str = ""
+    repository: str = ""
+    builder: str = ""
+    parent_sha256: str = ""
+    parents: list[str] = []
+    started: datetime | None = None
+    finished: datetime | None = None
+    parameters: dict[str, Scalar] = {}
+
+
 class Project(_Strict, frozen=True):
     """A whole ``bundle.toml``."""
 
@@ -100,7 +147,7 @@ class Project(_Strict, frozen=True):
     training: RowsSection | None = None
     validation: RowsSection | None = None
     health_check: dict[str, Any] = {}
-    lineage: dict[str, str] = {}
+    lineage: LineageSection = LineageSection()
     files: list[FileSection] = []
 
 
@@ -140,12 +187,11 @@ def to_spec(project: Project, folder: Path, contract: Contract, rows: TrainingRo
         now_ms: time of building, used where the project states none.
 
     Raises:
-        BundleRefused: ``BUNDLE_PROJECT``.
+        BundleRefused: ``BUNDLE_PROJECT``, ``BUNDLE_LINEAGE``, ``BUNDLE_REVISION`` or ``BUNDLE_FILE_MISSING``.
     """
     head = project.bundle
     try:
         health = msgspec.convert(project.health_check, HealthCheck)
-        lineage = msgspec.convert(project.lineage, Lineage)
     except msgspec.ValidationError as error:
         raise _refused(folder / "bundle.toml", error) from error
     return BuildSpec(
@@ -172,9 +218,59 @@ def to_spec(project: Project, folder: Path, contract: Contract, rows: TrainingRo
         goldens=folder / project.goldens,
         rows=rows,
         health_check=health,
-        lineage=lineage,
+        lineage=_lineage(project.lineage, folder),
         licence=head.licence,
         extra={entry.path: (folder / entry.file, entry.role) for entry in project.files},
+    )
+
+
+def _lineage(section: LineageSection, folder: Path) -> Lineage:
+    revision, repository = section.code_revision, section.repository
+    if revision == FROM_GIT:
+        found = read_revision(folder)
+        revision, repository = found.code_revision, repository or found.repository
+    lineage = Lineage(
+        training_run=section.training_run,
+        dataset_sha256=section.dataset_sha256,
+        code_revision=revision,
+        parent_sha256=section.parent_sha256,
+        training_run_uri=section.training_run_uri,
+        materials=[_material(entry, folder) for entry in section.materials],
+        repository=repository,
+        builder=section.builder,
+        parents=section.parents,
+        started_ms=_ms("started", section.started),
+        finished_ms=_ms("finished", section.finished),
+        parameters=section.parameters,
+    )
+    check_lineage(lineage)
+    return lineage
+
+
+def _material(section: MaterialSection, folder: Path) -> Material:
+    sha256 = section.sha256
+    if section.file:
+        try:
+            found, _ = sha256_file(folder / section.file)
+        except OSError as error:
+            raise _refused_lineage(f"material {section.name!r}: {section.file} cannot be read") from error
+        if sha256 not in ("", found):
+            raise _refused_lineage(f"material {section.name!r}: {section.file} has another sha256, {found}")
+        sha256 = found
+    return Material(section.name, sha256, section.uri)
+
+
+def _ms(name: str, time: datetime | None) -> int:
+    if time is None:
+        return 0
+    if time.tzinfo is None:
+        raise _refused_lineage(f"{name} has no time zone; write {time.isoformat()}Z for UTC")
+    return int(time.timestamp() * 1000)
+
+
+def _refused_lineage(what: str) -> BundleRefused:
+    return BundleRefused(
+        f"[lineage] {what}.", code="BUNDLE_LINEAGE", remedy="Correct the section, or leave out what is not known."
     )
 
 

@@ -80,7 +80,7 @@ def decode_batch(body: bytes) -> list[m.UpEnvelope]:
     _check_size(body, MAX_BATCH_BYTES)
     try:
         return msgspec.msgpack.decode(body, type=list[m.UpEnvelope])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise _invalid(error) from error
 
 

@@ -137,6 +137,10 @@ class ModelReported(msgspec.Struct, frozen=True, omit_defaults=True):
         since_ms: when this phase began.
         floor: the device's release-counter floor.
         healthy: the daemon's own judgement of the answering model.
+        safe_mode: ``keep_with_alarm``, ``constant`` or ``stop``: the model is revoked and nothing may stand in for it;
+            empty = it is not.
+        revoked: how trust stands to the committed bundle: ``warned`` (revoked by too few to stop it), ``revoked``;
+            empty = clear.
     """
 
     sha256: str = ""
@@ -154,6 +158,8 @@ class ModelReported(msgspec.Struct, frozen=True, omit_defaults=True):
     since_ms: int = 0
     floor: int = 0
     healthy: bool = True
+    safe_mode: str = ""
+    revoked: str = ""
 
 
 class Reported(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -175,6 +181,8 @@ class Reported(msgspec.Struct, frozen=True, omit_defaults=True):
         spool_pending: rows waiting for an application ack.
         spool_dropped: rows dropped for lack of room, ever.
         tier: ``real`` or ``virtual`` (simulated devices say so).
+        trust_age_s: age of the newest verified timestamp.
+        trust_level: ``fresh``; ``warn`` from one life of a timestamp on, ``alarm`` from three on.
     """
 
     device: str
@@ -193,6 +201,7 @@ class Reported(msgspec.Struct, frozen=True, omit_defaults=True):
     spool_dropped: int = 0
     tier: Literal["real", "virtual"] = "real"
     trust_age_s: int = 0
+    trust_level: str = "fresh"
     v: int = msgspec.field(default_factory=_version)
 
 

@@ -40,6 +40,7 @@ effect_kind = st.sampled_from(["authorize", "download", "verify", "stage", "acti
 judgement = st.sampled_from(
     [Judgement("healthy"), Judgement("healthy"), Judgement("unknown", "no_data"), Judgement("unhealthy", "crash")]
 )
+safe_mode = st.sampled_from([None, "keep_with_alarm", "constant", "stop"])
 asked = st.builds(
     lambda gen, release, rollout: Asked(gen, release, rollout, PROFILE),
     st.integers(1, 30),
@@ -65,6 +66,7 @@ blind = st.one_of(
     ),
     sha.map(lambda s: lambda at: ev.RollbackRequested(at, "ann", s)),
     st.just(lambda at: ev.Booted(at)),
+    st.tuples(st.frozensets(sha, max_size=3), safe_mode).map(lambda t: lambda at: ev.StandingSeen(at, *t)),
 )
 story = st.lists(st.tuples(wait_ms, st.one_of(*[fitting] * 6, blind)), min_size=40, max_size=80)
 
@@ -119,6 +121,15 @@ def fitting_event(s: UpdaterState, at: int) -> ev.Event:
             return ev.DesiredChanged(at, Asked(s.asked_gen + 1, release, f"r{s.asked_gen % 3}", PROFILE))
 
 
+def check_permitted(after: UpdaterState, release: Release | None, mode: str) -> None:
+    """What is forbidden is returned to only where there is nothing else, and then as its bundle declares."""
+    if after.is_revoked(release):
+        assert all(after.is_revoked(r) for r in (after.committed, after.previous) if r)
+        assert mode == after.declared
+    else:
+        assert mode == ""
+
+
 def check_step(before: UpdaterState, event: ev.Event, after: UpdaterState, effects: tuple[fx.Effect, ...]) -> None:
     journals = [i for i, effect in enumerate(effects) if isinstance(effect, fx.Journal)]
     if after.durable() != before.durable():
@@ -134,9 +145,15 @@ def check_step(before: UpdaterState, event: ev.Event, after: UpdaterState, effec
                 assert release == after.target
                 assert 1 <= after.attempts <= DEFAULT_POLICY.max_attempts
                 assert release.sha256 != NEVER_AUTHORIZED.sha256, "what trust did not allow is never activated"
-            case fx.Revert(to):
+            case fx.Revert(to, mode):
                 assert to in (before.committed, before.previous, None)
+                check_permitted(after, to, mode)
                 assert to is not None or not after.committed or after.pending or after.target is None
+            case fx.Serve(release, mode) if not isinstance(event, ev.EffectFailed):
+                check_permitted(after, release, mode)
+            case fx.TellSafeMode(sha256, mode):
+                assert mode == after.safe_mode != before.safe_mode
+                assert not mode or sha256 in after.revoked
             case fx.CollectGarbage(keep):
                 assert committed <= keep
             case fx.RaiseFloor(_, counter):
@@ -154,6 +171,10 @@ def check_step(before: UpdaterState, event: ev.Event, after: UpdaterState, effec
     if after.committed and before.committed:
         assert after.floor <= max(after.committed.counter, before.floor)
     assert len(after.tried) <= 8
+    if isinstance(event, ev.StandingSeen) and after.step not in (Step.REVERTING, Step.ACTIVATING, Step.PROBATION):
+        assert not after.is_revoked(after.previous)
+        assert not (after.is_revoked(after.target) and after.step.is_before_activation)
+        assert after.is_revoked(after.committed) == bool(after.safe_mode), "forbidden and alone, or neither"
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -9,11 +9,11 @@ from bundles.contract import Contract, TensorSpec, encode_contract
 from bundles.digest import sha256_hex
 from bundles.errors import AskPerson, BundleRefused, TrustRefused
 from bundles.manifest import BundleFile, Manifest, Variant, encode_manifest
-from bundles.trust.ceremony import PROFILES, hold_ceremony
+from bundles.trust.drafting.release import add_release, current_team
 from bundles.trust.fetch import folder_fetch
-from bundles.trust.release import add_release, current_team
-from bundles.trust.repository import OnlineRepository
-from bundles.trust.signers import load_signer
+from bundles.trust.publishing.repository import OnlineRepository
+from bundles.trust.signing.ceremony import PROFILES, hold_ceremony
+from bundles.trust.signing.signers import load_signer
 from bundles.verify import verify_content, verify_signed
 
 CONTRACT = encode_contract(
