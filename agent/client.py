@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from agent.errors import DaemonUnreachable, ModelUnknown, NotReady, RunFailed, WorkerLost
+from agent.errors import DaemonUnreachable, ModelUnknown, NotReady, RunFailed, SafeMode, WorkerLost
 from agent.inference.prediction import Prediction
 from bundles.errors import InputRefused, Refused, WavegateError
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _FAMILIES: Mapping[str, type[WavegateError]] = {
     "MODEL_UNKNOWN": ModelUnknown,
     "NOT_READY": NotReady,
+    "SAFE_MODE": SafeMode,
     "RUN_FAILED": RunFailed,
     "OUTPUT_NONFINITE": RunFailed,
     "WORKER_CRASHED": WorkerLost,

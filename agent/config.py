@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
+from bundles.digest import is_sha256
 from bundles.errors import AskPerson
 from bundles.manifest import Channel
 
@@ -102,6 +103,10 @@ class AgentConfig:
         hardware: hardware class, for variants and strata.
         labels: traits set on the device, such as ``site``.
         channel: the lowest channel this device accepts (dev < canary < prod).
+        factory: digests (sha256 of ``bundle.json``) of the bundles this device was made with: on-call revocation does
+            not reach them, only the release managers' targets role does, so that there is always one to fall back on.
+        allow_demo_keys: take a root of trust that a demo made, whose keys lie unencrypted on some disk. Never set it
+            on a device that matters.
         runtimes: usable runtimes in order of preference; empty = every one the probe finds usable.
         commit_offline: whether a healthy probation ends in a commit even where the control plane was never heard since.
         inference: ``worker`` (isolated), or ``inproc`` where memory allows nothing else.
@@ -116,6 +121,8 @@ class AgentConfig:
     hardware: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     channel: Channel = "prod"
+    factory: tuple[str, ...] = ()
+    allow_demo_keys: bool = False
     runtimes: tuple[str, ...] = ()
     commit_offline: bool = False
     inference: Inference = "worker"
@@ -191,6 +198,10 @@ def _checked(path: Path, key: str, value: Any) -> Any:
     if key == "runtimes":
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
             _refuse(path, "needs runtimes to be a list of texts")
+        return tuple(value)
+    if key == "factory":
+        if not isinstance(value, list) or not all(isinstance(v, str) and is_sha256(v) for v in value):
+            _refuse(path, "needs factory to be a list of sha256 digests (64 hex digits)")
         return tuple(value)
     default = getattr(AgentConfig, key)
     if isinstance(default, bool) or isinstance(value, bool):

@@ -9,6 +9,7 @@
     ├── WorkerLost           the process holding the model died or overran its deadline
     ├── RunFailed            the runtime answered this request with an error
     ├── NotReady             no model answers yet
+    │   └── SafeMode         the model was revoked, and its bundle says that requests are refused then
     └── DaemonUnreachable    nobody answers on the agent's socket
     AskPerson
     ├── BackendUnavailable   a runtime is not installed or does not work on this device
@@ -48,6 +49,18 @@ class NotReady(TryAgain):
     """No model answers yet, or its worker is waiting to be started again."""
 
     default_code = "NOT_READY"
+
+
+class SafeMode(NotReady):
+    """The model was revoked, nothing may stand in for it, and its bundle declares ``stop`` or ``constant``.
+
+    ``constant`` promises applications a value of their own making: no release of the manifest has a field that holds
+    it, and a number invented here would look like an answer. So the agent says that this is the moment for it, by
+    this code, which no other trouble has; what the value is, the application knows (a closed valve, a red light).
+    ``stop`` is told the same way, because a model that was withheld on purpose is not an unknown one.
+    """
+
+    default_code = "SAFE_MODE"
 
 
 class DaemonUnreachable(TryAgain):

@@ -19,6 +19,7 @@ import httpx
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from agent.tls import refusal_in
 from bundles.errors import Refused, TryAgain, WavegateError
 from bundles.trust.fetch import NotServed
 from bundles.wire import codec
@@ -30,6 +31,8 @@ MAX_ANSWER_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 16
 KEEPALIVE_S = 60.0
 """A handshake costs both sides more than an idle connection."""
+_PLAIN = {"Accept-Encoding": "identity"}
+"""Lengths and ranges are of the content itself, and 64 KiB received are not 64 MiB in memory."""
 _LATER = frozenset({408, 425, 429})
 _STATUS_CODES = {401: "DEVICE_UNAUTHORIZED", 403: "DEVICE_FORBIDDEN", 404: "NOT_FOUND", 409: "CONFLICT"}
 
@@ -121,6 +124,7 @@ class Door:
         with self._exchange("GET", f"/metadata/{name}", b"", {}) as answer:
             if not answer.is_success:
                 raise NotServed(name, answer.status_code)
+            check_no_page(answer)
             for chunk in answer.iter_bytes(CHUNK_BYTES):
                 data += chunk
                 if len(data) > max_length:
@@ -135,7 +139,8 @@ class Door:
     @contextlib.contextmanager
     def _exchange(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
         try:
-            with self._client.stream(method, path, content=body or None, headers=dict(headers)) as answer:
+            with self._client.stream(method, path, content=body or None, headers=_PLAIN | dict(headers)) as answer:
+                check_plain(answer)
                 yield answer
         except httpx.HTTPError as error:
             raise _unreachable(error) from error
@@ -199,9 +204,9 @@ class DeviceDoor(Door):
         Raises:
             TryAgain: the server could not be reached; also from ``chunks``, where it broke off in the middle.
         """
-        headers = {"Accept-Encoding": "identity"}  # so that lengths and ranges are of the blob itself
+        headers = {}
         if offset:
-            headers |= {"Range": f"bytes={offset}-", "If-Range": f'"{etag}"'}
+            headers = {"Range": f"bytes={offset}-", "If-Range": f'"{etag}"'}
         with self._signed("GET", path, b"", headers) as answer:
             content_range = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
             yield BlobAnswer(
@@ -242,13 +247,7 @@ def _chunks(answer: httpx.Response) -> Iterator[bytes]:
 def _read_ok(answer: httpx.Response, max_bytes: int) -> bytes:
     if not answer.is_success:
         raise _refusal(answer)
-    kind = answer.headers.get("Content-Type", "")
-    if kind.startswith("text/html"):
-        raise TryAgain(
-            "Something else than the server answered (a sign-in page?).",
-            code="CAPTIVE_PORTAL",
-            remedy="Check the network's sign-in page or proxy.",
-        )
+    check_no_page(answer)
     data = bytearray()
     for chunk in answer.iter_bytes(CHUNK_BYTES):
         data += chunk
@@ -259,6 +258,34 @@ def _read_ok(answer: httpx.Response, max_bytes: int) -> bytes:
                 remedy="Check who answers at the server's address.",
             )
     return bytes(data)
+
+
+def check_no_page(answer: httpx.Response) -> None:
+    """Check that it was the server who answered, and not a sign-in page.
+
+    Raises:
+        TryAgain: ``CAPTIVE_PORTAL``.
+    """
+    if answer.headers.get("Content-Type", "").startswith("text/html"):
+        raise TryAgain(
+            "Something else than the server answered (a sign-in page?).",
+            code="CAPTIVE_PORTAL",
+            remedy="Check the network's sign-in page or proxy.",
+        )
+
+
+def check_plain(answer: httpx.Response) -> None:
+    """Check that an answer is not compressed: nobody asked for that, and it may swell without bound.
+
+    Raises:
+        TryAgain: ``ANSWER_COMPRESSED``.
+    """
+    if answer.headers.get("Content-Encoding", "identity") != "identity":
+        raise TryAgain(
+            "The server's answer is compressed, which was not asked for.",
+            code="ANSWER_COMPRESSED",
+            remedy="Check who answers at the server's address; switch compression off in a proxy before it.",
+        )
 
 
 def _refusal(answer: httpx.Response) -> WavegateError:
@@ -301,12 +328,8 @@ def _decode(data: bytes, kind: type[_Time]) -> _Time:
 
 
 def _unreachable(error: httpx.HTTPError) -> TryAgain:
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return TryAgain(
-            "The server's certificate is not of the pinned server CA.",
-            code="SERVER_CERTIFICATE",
-            remedy="Check the URL and the --ca file; a proxy that inspects TLS must leave this host alone.",
-        )
+    if (refused := refusal_in(error)) is not None:
+        return refused
     return TryAgain(
         f"The server cannot be reached: {str(error) or type(error).__name__}.",
         code="SERVER_UNREACHABLE",

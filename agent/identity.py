@@ -11,6 +11,7 @@ Leaves HTTP to whoever hands in ``post``, signatures of requests to ``bundles.wi
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +23,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from bundles.errors import AskPerson, Refused
+from agent.tls import Clock, Pins, read_pins, trust_context
+from bundles.errors import AskPerson, Refused, TryAgain
 from bundles.trust import durable
 from bundles.wire.topics import is_device_id
 
@@ -68,6 +70,11 @@ class _EnrolAnswer(msgspec.Struct):
     poll_s: float = 1800.0
 
 
+class _Waiting(msgspec.Struct):
+    state: str
+    fingerprint: str
+
+
 class _RenewAnswer(msgspec.Struct):
     certificate: str
 
@@ -98,34 +105,44 @@ class Identity:
         life = self.not_after - self.not_before
         return int((self.not_before + life * 2 / 3).timestamp() * 1000)
 
-    def broker_context(self) -> ssl.SSLContext:
-        """Return a TLS context for the broker: our certificate, and the pinned server CA alone."""
-        context = pinned_context((self.folder / SERVER_CA).read_text("ascii"))
+    def pins(self) -> list[bytes]:
+        """Return the pinned server CAs, DER: those of enrolment, or the signed set that replaced them."""
+        return read_pins((self.folder / SERVER_CA).read_text("ascii"))
+
+    def broker_context(self, pins: Pins | None = None, clock_ms: Clock | None = None) -> ssl.SSLContext:
+        """Return a TLS context for the broker: our certificate, and the pinned server CAs alone.
+
+        Args:
+            pins: returns the pins of now; those on disk where None.
+            clock_ms: the trust clock; the system's where None.
+        """
+        context = self.server_context(pins, clock_ms)
         context.load_cert_chain(self.folder / CERTIFICATE, self.folder / KEY)
         return context
 
-    def server_context(self) -> ssl.SSLContext:
+    def server_context(self, pins: Pins | None = None, clock_ms: Clock | None = None) -> ssl.SSLContext:
         """Return a TLS context for HTTPS, where requests are signed and no client certificate is shown."""
-        return pinned_context((self.folder / SERVER_CA).read_text("ascii"))
+        fixed = self.pins()
+        return trust_context(pins or (lambda: fixed), clock_ms or system_ms)
 
 
-def pinned_context(server_ca_pem: str) -> ssl.SSLContext:
+def pinned_context(server_ca_pem: str, clock_ms: Clock | None = None) -> ssl.SSLContext:
     """Return a TLS client context that trusts ``server_ca_pem`` and nothing the system trusts.
+
+    Args:
+        server_ca_pem: one certificate or several.
+        clock_ms: by what the server's certificate is judged; the system's clock where None.
 
     Raises:
         AskPerson: ``SERVER_CA`` where the text holds no certificate.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_verify_locations(cadata=server_ca_pem)
-    except (ssl.SSLError, ValueError) as error:
-        raise AskPerson(
-            "The server CA file holds no certificate.",
-            code="SERVER_CA",
-            remedy="Give the server-ca.pem that the server printed at its first start.",
-        ) from error
-    return context
+    fixed = read_pins(server_ca_pem)
+    return trust_context(lambda: fixed, clock_ms or system_ms)
+
+
+def system_ms() -> int:
+    """Return the system's clock, UTC epoch ms."""
+    return time.time_ns() // 1_000_000
 
 
 def load_identity(folder: Path) -> Identity:
@@ -169,6 +186,7 @@ def enroll(
     name: str = "",
     hardware: str = "",
     labels: Mapping[str, str] | None = None,
+    serial: str = "",
 ) -> Identity:
     """Give this device an identity. Being called twice is normal: an enrolled folder is returned as it is.
 
@@ -179,18 +197,20 @@ def enroll(
         folder: the identity folder; made with mode 0700.
         post: posts to the server over TLS pinned to ``server_ca_pem``.
         url: where the server is, kept for later starts.
-        token: the claim token.
+        token: the claim token; empty asks for a person's approval, where the server allows that.
         server_ca_pem: the pin.
         name: id to ask for; empty leaves it to the server.
         hardware: hardware class, for variants and strata.
         labels: traits of the device.
+        serial: the hardware's serial number, for tokens bound to one.
 
     Returns:
         The identity, as ``load_identity`` reads it back.
 
     Raises:
         Refused: the server refused the token or the key; or ``ENROL_ANSWER`` where its answer makes no sense.
-        TryAgain: the server could not be reached.
+        TryAgain: the server could not be reached; or ``ENROL_PENDING``: nobody has approved this key yet. Asking again
+            later, with the same folder and so the same key, is how the answer is learnt.
         AskPerson: the folder holds a damaged identity.
     """
     if (folder / CERTIFICATE).exists():
@@ -203,8 +223,10 @@ def enroll(
         "csr": signing_request(key, name),
         "hardware": hardware,
         "labels": dict(labels or {}),
+        "serial": serial,
     }
     raw = post("/v1/enroll", msgspec.json.encode(body))
+    _check_waiting(raw)
     try:
         answer = msgspec.json.decode(raw, type=_EnrolAnswer)
         _check_certificate(answer.certificate, key, answer.device)
@@ -270,6 +292,20 @@ def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ValueError(f"{path.name} holds no P-256 key")
     return key
+
+
+def _check_waiting(raw: bytes) -> None:
+    try:
+        answer = msgspec.json.decode(raw, type=_Waiting)
+    except msgspec.DecodeError:
+        return  # an answer of another kind
+    if answer.state == "pending":
+        raise TryAgain(
+            f"This device waits for approval; the fingerprint of its key begins with {answer.fingerprint[:16]}.",
+            code="ENROL_PENDING",
+            remedy=f"On the server: wavegate device approve {answer.fingerprint[:16]}; then run this command again.",
+            details={"fingerprint": answer.fingerprint},
+        )
 
 
 def _check_certificate(pem: str, key: ec.EllipticCurvePrivateKey, device: str) -> None:

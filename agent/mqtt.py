@@ -25,6 +25,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from agent.tls import refusal_in
 from bundles.errors import TryAgain
 from bundles.wire import topics
 from bundles.wire.codec import MAX_PAYLOAD_BYTES
@@ -116,7 +117,8 @@ class MqttLink:
         """Make one attempt; the broker's answer comes by ``on_state``.
 
         Raises:
-            TryAgain: ``BROKER_UNREACHABLE``; ``on_state`` is not called.
+            TryAgain: ``BROKER_UNREACHABLE``, or ``TRUST_CLOCK`` or ``SERVER_CERTIFICATE`` for the broker's certificate;
+                ``on_state`` is not called.
         """
         self.close()
         client = self._new_client()
@@ -129,6 +131,8 @@ class MqttLink:
         except (OSError, ValueError) as error:  # refused, unreachable, timed out, TLS, name not known
             with self._lock:
                 self._client = None
+            if (refused := refusal_in(error)) is not None:
+                raise refused from error
             raise TryAgain(
                 f"The broker at {self._host}:{self._port} cannot be reached: {error}.",
                 code="BROKER_UNREACHABLE",

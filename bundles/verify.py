@@ -8,9 +8,9 @@ from bundles.archive import Archive
 from bundles.build import BASELINE_PATH
 from bundles.contract import parse_contract
 from bundles.errors import AskPerson, BundleRefused, TrustRefused
-from bundles.trust.authorize import Authorized, check_listing, check_manifest
-from bundles.trust.event import verify_signatures
-from bundles.trust.release import TeamState
+from bundles.trust.device.authorize import Authorized, check_listing, check_manifest
+from bundles.trust.drafting.release import TeamState
+from bundles.trust.publishing.event import verify_signatures
 from bundles.trust.roles import file_name, parse_targets, team_role
 from bundles.wire.messages import DesiredModel
 

@@ -10,6 +10,18 @@ from agent.cli.words import say, tell
 from bundles import __version__
 from bundles.errors import AskPerson
 
+_LEVELS = {
+    "fresh": "",
+    "warn": ": WARNING, none has come for one life of a timestamp; the model keeps answering",
+    "alarm": ": ALARM, none has come for three lives of a timestamp; the model keeps answering",
+}
+_REVOKED = {"warned": "revoked by too few signatures to stop it", "revoked": "REVOKED"}
+_SAFE_MODE = {
+    "keep_with_alarm": "; nothing may stand in for it, so it keeps answering, as its bundle declares",
+    "constant": "; requests are refused with SAFE_MODE: applications use their constant",
+    "stop": "; requests are refused with SAFE_MODE, as its bundle declares",
+}
+
 
 def version(_options: argparse.Namespace) -> int:
     """Print the version."""
@@ -40,9 +52,15 @@ def status(options: argparse.Namespace) -> int:
         say(f"  {name}: {runs}, {model.get('phase', 'idle')}")
         if model.get("reason"):
             say(f"    {model['reason']}: {model.get('detail', '')}")
+        if model.get("revoked"):
+            say(f"    {_REVOKED[model['revoked']]}{_SAFE_MODE.get(model.get('safe_mode', ''), '')}")
         labelled = status["labelled"].get(model.get("sha256", ""))
         if labelled and labelled["n"]:
             say(f"    {labelled['right'] / labelled['n']:.1%} right of {labelled['n']} labelled inputs")
+    age = f"trust metadata is {status.get('trust_age_s', 0) / 86400:.1f} days old"
+    say(f"  {age}{_LEVELS[status.get('trust_level', 'fresh')]}")
+    for area, code in sorted(status.get("troubles", {}).items()):
+        say(f"  {area}: {code}")
     say(f"  reports waiting: {status.get('spool_pending', 0)}, dropped: {status.get('spool_dropped', 0)}")
     return 0
 

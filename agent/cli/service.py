@@ -36,12 +36,13 @@ def enroll(options: argparse.Namespace) -> int:
         hardware=options.hardware,
         labels=dict(_pair(text) for text in options.label),
         channel=options.channel,
+        allow_demo_keys=options.allow_demo_keys,
         runtimes=tuple(options.runtime),
         mqtt=not options.no_mqtt,
         stream=Stream(str(Path(options.stream).resolve()) if options.stream else "", options.rate_hz),
     )
     root = _read(options.root, "root of trust")
-    _check_root(root)
+    _check_root(root, allow_demo=options.allow_demo_keys)
     identity = enroll_over_https(
         folders.identity,
         url=options.url,
@@ -50,6 +51,8 @@ def enroll(options: argparse.Namespace) -> int:
         name=options.name,
         hardware=config.hardware,
         labels=dict(config.labels),
+        serial=options.serial,
+        waiting=(lambda error: tell(str(error))) if options.wait else None,
     )
     if not folders.bootstrap_root.exists():  # never replaced: it is what this device trusts from the start
         write_durably(folders.bootstrap_root, root)
@@ -81,8 +84,9 @@ def simulate(options: argparse.Namespace) -> int:
         seed=options.seed,
         labels=tuple((name, tuple(values.split(","))) for name, values in map(_pair, options.label)),
         uses_mqtt=not options.no_mqtt,
+        allow_demo_keys=options.allow_demo_keys,
     )
-    _check_root(plan.root)
+    _check_root(plan.root, allow_demo=plan.allow_demo_keys)
     stop = _on_signal()
     fleet = Fleet(plan)
     answer_with(sys.stdout, {"ok": True, "command": "start", "devices": list(fleet.devices), "seed": plan.seed})
@@ -135,9 +139,11 @@ def _read(path: Path, what: str) -> bytes:
         ) from error
 
 
-def _check_root(data: bytes) -> None:
-    """Check that a file is root metadata at all, before a device is enrolled that could never trust anything."""
+def _check_root(data: bytes, *, allow_demo: bool) -> None:
+    """Check that a file is root metadata that this device may take, before one is enrolled that trusts nothing."""
     import msgspec
+
+    from bundles.trust.roles import DEMO_FIELD
 
     try:
         signed = msgspec.json.decode(data, type=dict[str, Any]).get("signed")
@@ -148,6 +154,12 @@ def _check_root(data: bytes) -> None:
             "The file given with --root is no root metadata.",
             code="ROOT_INVALID",
             remedy="Give the root.json of the key ceremony.",
+        )
+    if signed.get(DEMO_FIELD) and not allow_demo:
+        raise AskPerson(
+            "The root given with --root is a demo's: its keys lie unencrypted on some disk.",
+            code="TRUST_DEMO_KEYS",
+            remedy="Hold a ceremony of your own with `wavegate trust init`, or say --allow-demo-keys for a demo.",
         )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.core.state import Release, UpdaterState
+from agent.core.state import Release, SafeMode, UpdaterState
 from bundles.wire.messages import Phase
 
 
@@ -62,9 +62,13 @@ class Activate:
 
 @dataclass(frozen=True)
 class Revert:
-    """Like ``Activate``, back to a release this device ran before; None = nothing answers -> ``Activated``."""
+    """Like ``Activate``, back to a release this device ran before; None = nothing answers -> ``Activated``.
+
+    ``safe_mode`` as in ``Serve``.
+    """
 
     to: Release | None
+    safe_mode: SafeMode = ""
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,15 @@ class Serve:
 
     The runner re-hashes the slot (in the background where it is large) and answers ``EffectFailed`` with
     ``STORE_CORRUPT`` where it does not match.
+
+    Attributes:
+        release: what to make answer.
+        safe_mode: ``stop`` and ``constant``: it is forbidden; the pointer names it, and requests are refused with
+            ``SAFE_MODE`` instead of being answered. Otherwise it answers.
     """
 
     release: Release
+    safe_mode: SafeMode = ""
 
 
 @dataclass(frozen=True)
@@ -141,6 +151,19 @@ class Report:
 
 
 @dataclass(frozen=True)
+class TellSafeMode:
+    """Tell the control plane: one ``up/event`` of kind ``safe_mode``, and a heartbeat soon.
+
+    Attributes:
+        sha256: the forbidden bundle, or the one that answers again.
+        mode: entered; empty = left.
+    """
+
+    sha256: str
+    mode: SafeMode
+
+
+@dataclass(frozen=True)
 class SetTimer:
     """Send ``Ticked`` at ``at_ms``; replaces the timer set before."""
 
@@ -163,5 +186,6 @@ Effect = (
     | Discard
     | Cancel
     | Report
+    | TellSafeMode
     | SetTimer
 )

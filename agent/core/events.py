@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent.core.health import Judgement
-from agent.core.state import Asked, Release
+from agent.core.state import Asked, Release, SafeMode
 
 EffectKind = Literal["authorize", "download", "verify", "stage", "activate", "revert", "serve"]
 """Effects that can fail; the others are retried by the runner or carry no news."""
@@ -177,6 +177,22 @@ class RollbackRequested:
     sha256: str = ""
 
 
+@dataclass(frozen=True)
+class StandingSeen:
+    """Trust was asked which of the releases that the state names are forbidden. Told anew, it replaces what was said.
+
+    The committed release counts as running (forbidden by full strength only), every other as not.
+
+    Attributes:
+        revoked: their digests; others are ignored.
+        safe_mode: what the committed bundle's manifest declares; None = it cannot be read at present.
+    """
+
+    at_ms: int
+    revoked: frozenset[str]
+    safe_mode: SafeMode | None = None
+
+
 Event = (
     Booted
     | DesiredChanged
@@ -192,4 +208,5 @@ Event = (
     | Ticked
     | EffectFailed
     | RollbackRequested
+    | StandingSeen
 )

@@ -11,7 +11,7 @@ from dataclasses import replace
 from agent.core import effects as fx
 from agent.core.policy import DEFER, JUDGE_EVERY, Policy
 from agent.core.reasons import ENVIRONMENT
-from agent.core.state import MAX_TRIED, Asked, Release, Step, Tried, UpdaterState
+from agent.core.state import MAX_TRIED, Asked, Release, SafeMode, Step, Tried, UpdaterState
 
 Outcome = tuple[UpdaterState, tuple[fx.Effect, ...]]
 
@@ -82,7 +82,7 @@ def commit(s: UpdaterState, at: int) -> Outcome:
     s = replace(
         s,
         committed=new,
-        previous=None if is_return else old,
+        previous=None if is_return or s.is_revoked(old) else old,
         floor=floor,
         tried=tuple(t for t in s.tried if t.sha256 != new.sha256),
         attempts=0,
@@ -90,16 +90,47 @@ def commit(s: UpdaterState, at: int) -> Outcome:
         deferrals=0,
         serves_previous=False,
     )
+    s, told = leave_safe_mode(s)
     s = enter(s, Step.CONFIRMED, at)
     raise_floor = (fx.RaiseFloor(s.model, floor),) if floor else ()
-    return s, (fx.Commit(new), *raise_floor, fx.CollectGarbage(s.retained), report(s))
+    return s, (fx.Commit(new), *raise_floor, fx.CollectGarbage(s.retained), report(s), *told)
 
 
 def revert(s: UpdaterState, at: int, to: Release | None, landing: Step, reason: str, code: str, detail: str) -> Outcome:
-    """Go back to ``to``; rest in ``landing`` once it answers, unless an instruction is pending."""
+    """Go back to ``to``, or to what may still run; rest in ``landing`` once it answers, unless something is pending."""
+    to = permitted(s, to)
     s = replace(s, revert_to=to, landing=landing, reason=reason, code=code, detail=detail)
     s = enter(s, Step.REVERTING, at, s.profile.activate_s)
-    return s, (fx.Revert(to),)
+    return s, (fx.Revert(to, mode_of(s, to)),)
+
+
+def permitted(s: UpdaterState, to: Release | None) -> Release | None:
+    """Return ``to``, or another release of this device where ``to`` is forbidden; ``to`` itself where all are.
+
+    What is forbidden and has no stand-in is still the one to return to: its bundle says what is done then.
+    """
+    if s.is_revoked(to):
+        return next((r for r in (s.committed, s.previous) if r and not s.is_revoked(r)), s.committed or to)
+    return to
+
+
+def mode_of(s: UpdaterState, release: Release | None) -> SafeMode:
+    """Return the safe mode in which ``release`` may be served; empty where it is not forbidden."""
+    return s.declared if s.is_revoked(release) else ""
+
+
+def leave_safe_mode(s: UpdaterState) -> Outcome:
+    """Note that what answers is not forbidden (any more); does nothing outside a safe mode."""
+    if not s.safe_mode:
+        return s, ()
+    return replace(s, safe_mode=""), (fx.TellSafeMode(s.committed.sha256 if s.committed else "", ""),)
+
+
+def enter_safe_mode(s: UpdaterState, committed: Release) -> Outcome:
+    """Note that the committed release is forbidden and has no stand-in."""
+    if s.safe_mode == s.declared:
+        return s, ()
+    return replace(s, safe_mode=s.declared), (fx.TellSafeMode(committed.sha256, s.declared),)
 
 
 def landed(s: UpdaterState, at: int, policy: Policy) -> Outcome:
@@ -109,13 +140,15 @@ def landed(s: UpdaterState, at: int, policy: Policy) -> Outcome:
         s = replace(s, committed=to, previous=None)
     pending, landing = s.pending, s.landing
     s = replace(s, revert_to=None, pending=None, landing=Step.ROLLED_BACK)
+    s, told = enter_safe_mode(s, to) if to and s.is_revoked(to) else leave_safe_mode(s)
     if pending:
         s, effects = begin(s, at, pending, policy)
-        return s, (fx.CollectGarbage(s.retained), *effects)
+        return s, (fx.CollectGarbage(s.retained), *effects, *told)
     if landing is Step.DEFERRED:
-        return defer(s, at, s.reason, s.code, s.detail, draw=1.0)
+        s, effects = defer(s, at, s.reason, s.code, s.detail, draw=1.0)
+        return s, (*effects, *told)
     s = enter(s, landing, at)
-    return s, (fx.CollectGarbage(s.retained), report(s))
+    return s, (fx.CollectGarbage(s.retained), report(s), *told)
 
 
 def fail(s: UpdaterState, at: int, reason: str, code: str, detail: str) -> Outcome:

@@ -16,6 +16,7 @@ from agent.core.moves import (
     defer,
     enter,
     fail,
+    mode_of,
     next_judgement_ms,
     remember,
     report,
@@ -171,8 +172,8 @@ def _work_of(s: UpdaterState) -> tuple[fx.Effect, ...]:
         case Step.STAGING:
             return (fx.Stage(target_of(s)),)
         case Step.REVERTING:
-            return (fx.Revert(s.revert_to),)
-    return (fx.Serve(s.committed),) if s.committed else ()
+            return (fx.Revert(s.revert_to, mode_of(s, s.revert_to)),)
+    return (fx.Serve(s.committed, s.safe_mode),) if s.committed else ()
 
 
 def _overdue(s: UpdaterState, at: int, policy: Policy) -> Outcome:
@@ -218,7 +219,7 @@ def booted(s: UpdaterState, event: ev.Booted, policy: Policy) -> Outcome:
     s = s.durable()
     if s == UpdaterState(s.model) and event.active:
         s = replace(s, committed=event.active, target=event.active, step=Step.CONFIRMED, since_ms=at)
-    serve = (fx.Serve(s.committed),) if s.committed else ()
+    serve = (fx.Serve(s.committed, s.safe_mode),) if s.committed else ()
     if s.step.is_rest:
         floor = (fx.RaiseFloor(s.model, s.floor),) if s.floor else ()
         return s, (*serve, *floor, fx.CollectGarbage(s.retained))
@@ -234,7 +235,7 @@ def booted(s: UpdaterState, event: ev.Booted, policy: Policy) -> Outcome:
         if is_looping:
             return _revert_failed(s, at, "REBOOT_LOOP", detail, False, 0.0, policy)
         s = enter(s, Step.REVERTING, at, s.profile.activate_s)
-        return s, (fx.Revert(s.revert_to),)
+        return s, (fx.Revert(s.revert_to, mode_of(s, s.revert_to)),)
     if s.step.is_before_activation:
         if is_looping:
             s = remember(s, "reboot_loop", policy.max_attempts)

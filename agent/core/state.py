@@ -59,6 +59,10 @@ class Asked:
     profile: Profile = field(default_factory=Profile)
 
 
+SafeMode = Literal["", "keep_with_alarm", "constant", "stop"]
+"""What a bundle's manifest declares for the case that it is forbidden and nothing else may run; empty = not in it."""
+
+
 @dataclass(frozen=True)
 class Tried:
     """How often a digest was activated without being committed; at the limit it is denied (see ``updater``).
@@ -161,6 +165,10 @@ class UpdaterState:
         verdict_ms: when it was made.
         has_contact: whether the control plane was heard since the activation.
         serves_previous: during an update: the committed release did not answer, the one before was asked to.
+        revoked: digests named here that trust forbids, as last told: nothing is ever started from or returned to
+            them while there is another.
+        declared: the safe mode that the committed bundle declares, as last told.
+        safe_mode: the safe mode this model is in: its committed bundle is forbidden, and there is no other.
     """
 
     model: str
@@ -191,6 +199,9 @@ class UpdaterState:
     verdict_ms: int = 0
     has_contact: bool = False
     serves_previous: bool = False
+    revoked: tuple[str, ...] = ()
+    declared: SafeMode = "keep_with_alarm"
+    safe_mode: SafeMode = ""
 
     @property
     def phase(self) -> Phase:
@@ -206,6 +217,16 @@ class UpdaterState:
     def asked_gen(self) -> int:
         """The newest generation taken, waiting ones included."""
         return self.pending.gen if self.pending else self.gen
+
+    @property
+    def named(self) -> tuple[Release, ...]:
+        """Every release this state names, whatever for; some may be named twice."""
+        waiting = self.pending.release if self.pending else None
+        return tuple(r for r in (self.committed, self.previous, self.target, self.revert_to, waiting) if r)
+
+    def is_revoked(self, release: Release | None) -> bool:
+        """Whether trust forbids ``release``, as last told."""
+        return release is not None and release.sha256 in self.revoked
 
     @property
     def retained(self) -> frozenset[str]:

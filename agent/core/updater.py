@@ -15,6 +15,8 @@ Rules it keeps, whatever order events come in:
   had no contact is taken back and deferred, not blamed.
 * **Environment is not failure.** Transport, disk and power put an update off and it is tried again by itself.
 * **The floor rises only at commit**, to the counter of the release committed before, and never above the one that runs.
+* **Revocation is no kill switch** (``standing``): what is forbidden is never started or returned to while there is
+  another release; the last one left goes into the safe mode that its bundle declares.
 * The previous release is reactivated without download and without a second probation: it passed both here.
 """
 
@@ -43,6 +45,7 @@ from agent.core.moves import (
 from agent.core.policy import DEFAULT_POLICY, Policy
 from agent.core.reasons import is_passing_refusal
 from agent.core.setbacks import booted, effect_failed, failed_try, ticked, trial_failed
+from agent.core.standing import standing_seen
 from agent.core.state import Step, UpdaterState
 
 
@@ -104,6 +107,8 @@ def _next(s: UpdaterState, event: ev.Event, policy: Policy) -> Outcome:
                 return s, ()
             detail = f"Asked for by {event.actor}."
             return give_up(s, event.at_ms, "user", "ROLLBACK_REQUESTED", detail, policy)
+        case ev.StandingSeen():
+            return standing_seen(s, event, policy)
         case ev.Authorized() | ev.Refused() | ev.Downloaded() | ev.Verified() | ev.Staged() | ev.TrialFailed():
             return s, ()  # an answer to work that was abandoned, or a second one
         case _:

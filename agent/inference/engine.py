@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent.errors import ModelUnknown, NotReady, RunFailed, WorkerLost
+from agent.errors import ModelUnknown, NotReady, RunFailed, SafeMode, WorkerLost
 from agent.inference.backend import Placement, Tensors
 from agent.inference.lane import Lane, LaneClosed
 from agent.inference.launch import Launcher
@@ -86,6 +86,7 @@ class Engine:
         self._launcher = launcher or Launcher()
         self._owns_launcher = launcher is None
         self._slots: dict[str, _Slot] = {}
+        self._withheld: dict[str, str] = {}
         self._change = threading.Lock()
 
     def load(self, spec: ModelSpec, observer: Observer | None = None) -> Placement:
@@ -113,6 +114,7 @@ class Engine:
         with self._change:
             previous = self._slots.get(spec.model)
             self._slots[spec.model] = _Slot(lane, tally, observer)
+            self._withheld.pop(spec.model, None)
         if previous is not None:
             previous.champion.close()
         return lane.placement
@@ -121,8 +123,19 @@ class Engine:
         """Stop answering for ``model``; does nothing when it is not loaded."""
         with self._change:
             slot = self._slots.pop(model, None)
+            self._withheld.pop(model, None)
         if slot is not None:
             slot.champion.close()
+
+    def withhold(self, model: str, mode: str) -> None:
+        """Stop answering for ``model`` on purpose: requests are refused with ``SAFE_MODE`` until it is loaded again.
+
+        Args:
+            model: ``team/model``.
+            mode: the safe mode its bundle declares, ``stop`` or ``constant``.
+        """
+        self.unload(model)
+        self._withheld[model] = mode
 
     def infer(self, inputs: Tensors, model: str | None = None) -> Prediction:
         """Answer one request.
@@ -133,6 +146,7 @@ class Engine:
 
         Raises:
             ModelUnknown: no such model is loaded.
+            SafeMode: it is withheld.
             InputRefused: the request breaks the contract.
             RunFailed: the model could not answer, or its answer was not finite (``OUTPUT_NONFINITE``).
             WorkerLost: the worker died, or was late, twice.
@@ -203,6 +217,9 @@ class Engine:
             return next(iter(slots.values()))
         slot = slots.get(model) if model is not None else None
         if slot is None:
+            wanted = model if model is not None or slots else next(iter(self._withheld), None)
+            if wanted in self._withheld:
+                raise _withheld_on_purpose(wanted, self._withheld[wanted])
             loaded = ", ".join(sorted(slots)) or "none"
             raise ModelUnknown(
                 f"No model {model!r} is loaded." if model else "Several models are loaded, or none.",
@@ -248,6 +265,16 @@ class Engine:
             if slot.tally.snapshot().observer_errors == 0:
                 _log.exception("the observer of %s failed", slot.champion.spec.model)
             slot.tally.count_observer_error()
+
+
+def _withheld_on_purpose(model: str, mode: str) -> SafeMode:
+    return SafeMode(
+        f"{model} was revoked and is in its safe mode {mode!r}.",
+        remedy="Use the value that your application keeps for this case; a new release ends it."
+        if mode == "constant"
+        else "Go on without this model; a new release ends it.",
+        details={"model": model, "mode": mode},
+    )
 
 
 def _reason(error: WavegateError) -> str:

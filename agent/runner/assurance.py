@@ -1,7 +1,7 @@
 """When the device looks for new trust metadata, and what it does with a refusal that fresh metadata may lift.
 
-Leaves every check to ``bundles.trust.client``. Calls wait for the network: never on the schedule's line, except
-``age_s`` and ``floor``.
+Leaves every check to ``bundles.trust.device.client``. Calls wait for the network: never on the schedule's line, except
+``age_s``, ``level`` and ``floor``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import TypeVar
 
 from agent.core.state import Release
 from bundles.errors import TrustRefused, TryAgain
-from bundles.trust.authorize import Authorized
-from bundles.trust.client import TrustStore
+from bundles.trust.device.authorize import Authorized
+from bundles.trust.device.client import TrustStore
+from bundles.trust.device.summary import Level, age_level
+from bundles.trust.revocation import Standing
 from bundles.wire.messages import Desired, DesiredModel
 
 T = TypeVar("T")
@@ -38,6 +40,7 @@ class Assurance:
         known = store.summary(wall_ms())  # of an earlier start, so that age is told without a network
         self._version = known.timestamp_version if known else 0
         self._signed_ms = now_ms() - known.age_s * 1000 if known else 0
+        self._life_s = known.life_s if known else 0
         self._allowed: dict[str, Authorized] = {}
 
     def refresh(self) -> None:
@@ -51,6 +54,7 @@ class Assurance:
         summary = self._store.refresh(self._wall_ms())
         self._version = summary.timestamp_version
         self._signed_ms = self._now_ms() - summary.age_s * 1000
+        self._life_s = summary.life_s
 
     def accept(self, data: bytes) -> Desired:
         """Verify a desired document and remember its generation; see ``TrustStore.accept_desired`` for refusals."""
@@ -87,6 +91,19 @@ class Assurance:
     def age_s(self) -> int:
         """Return the age of the newest verified timestamp, 0 before the first."""
         return max(0, self._now_ms() - self._signed_ms) // 1000 if self._signed_ms else 0
+
+    def level(self) -> Level:
+        """Return how serious that age is; ``fresh`` before the first timestamp. Nothing is stopped by it."""
+        return age_level(self.age_s(), self._life_s) if self._signed_ms else "fresh"
+
+    @property
+    def version(self) -> int:
+        """The newest verified timestamp's version; 0 before the first. Rises with whatever may have news."""
+        return self._version
+
+    def standing(self, sha256: str, *, is_running: bool) -> Standing:
+        """Return how trust stands to a bundle; see ``TrustStore.standing``. Needs no network, but may wait for one."""
+        return self._store.standing(sha256, running=is_running)
 
     def close(self) -> None:
         """Release the trust folder."""

@@ -17,7 +17,7 @@ from agent.core import effects as fx
 from agent.core import events as ev
 from agent.core.journal import decode_state
 from agent.core.policy import Policy
-from agent.core.state import Asked, Release, UpdaterState
+from agent.core.state import Asked, Release, Step, UpdaterState
 from agent.mqtt import PresenceState, Transport
 from agent.runner import reporting
 from agent.runner.assurance import Assurance
@@ -27,6 +27,7 @@ from agent.runner.reporting import Self
 from agent.runner.schedule import Schedule
 from agent.runner.steps import BlobFetch, Steps
 from agent.runner.stream import Accuracy
+from agent.runner.trustwatch import TrustWatch
 from agent.runner.updates import Updates
 from agent.runner.voice import Voice
 from agent.spool import Spool
@@ -105,13 +106,25 @@ class Device:
         self._waiting: bytes | None = None
         self._is_judging = False
         self.steps = Steps(
-            parts.assurance, parts.store, parts.fetch, parts.models, me.hardware, rng.random, self._retained
+            parts.assurance,
+            parts.store,
+            parts.fetch,
+            parts.models,
+            me.hardware,
+            rng.random,
+            self._retained,
+            self._delta_failed,
         )
         self.updates = Updates(
             schedule,
             policy,
             parts.store.save_journal,
-            quick={fx.Report: self._report, fx.SetTimer: self._set_timer, fx.Cancel: self._cancel},
+            quick={
+                fx.Report: self._report,
+                fx.SetTimer: self._set_timer,
+                fx.Cancel: self._cancel,
+                fx.TellSafeMode: self._tell_safe_mode,
+            },
             slow=self.steps.handlers(),
             failed=self._failed,
             changed=self._changed,
@@ -128,6 +141,10 @@ class Device:
             schedule.now_ms,
             status_path,
         )
+        self.trust = TrustWatch(
+            schedule, me.device, parts.assurance, parts.store, self.updates, self._tell, self._note, rng.random
+        )
+        self.voice.standings = self.trust.standings
         hooks = Hooks(self._desired, self._contact, self._conflict, self.voice.heartbeat)
         transport = parts.transport(self._on_down, self._on_state, self.voice.presence) if parts.transport else None
         self.link = Link(schedule, me.device, parts.door, transport, parts.spool, hooks, rng, wall_ms, profile.poll_s)
@@ -137,6 +154,7 @@ class Device:
         for model in self.parts.store.models():
             self.updates.states[model] = self._journalled(model)
             self.updates.offer(model, ev.Booted(0, self.parts.store.active_release(model)))
+        self.trust.start()
         self.link.start()
         self._after("beat", self._profile.heartbeat_s * self._rng.random(), self._beat_again)
         self._after("report", self._report_s() * self._rng.random(), self._report_again)
@@ -149,6 +167,7 @@ class Device:
         self.is_closed = True
         for name in ("beat", "report", "status", "desired"):
             self._schedule.cancel((self.me.device, name))
+        self.trust.close()
         self.voice.tell_windows()
         self.link.close(self.voice.presence("going_offline"))
         self._write_status()
@@ -203,6 +222,8 @@ class Device:
         self._is_judging = False
         if self.is_closed:
             return
+        self._note("desired", None if isinstance(found, Desired) else found)
+        self.trust.ask()
         if isinstance(found, Desired):
             self._taken = digest
             self._take(found)
@@ -255,6 +276,13 @@ class Device:
         self._tell(**reporting.phase_event(state, model, effect))
         self._beat_soon()
 
+    def _tell_safe_mode(self, model: str, effect: fx.Effect) -> None:
+        assert isinstance(effect, fx.TellSafeMode)
+        code = "TRUST_REVOKED" if effect.mode else ""
+        detail = f"It is revoked, and in its safe mode {effect.mode}." if effect.mode else "It may run again."
+        self._tell("safe_mode", model=model, sha256=effect.sha256, code=code, detail=detail, data={"mode": effect.mode})
+        self._beat_soon()
+
     def _set_timer(self, model: str, effect: fx.Effect) -> None:
         assert isinstance(effect, fx.SetTimer)
         self._schedule.at((self.me.device, "tick", model), effect.at_ms, lambda: self._ticked(model))
@@ -269,6 +297,11 @@ class Device:
 
     def _failed(self, effect: fx.Effect, error: Exception) -> ev.Event | None:
         answer = self.steps.failed(effect, error)
+        self._note("update", error)
+        if isinstance(error, WavegateError) and error.code == "STORE_CORRUPT":
+            # Mended by itself, and told all the same: a failing disk, or somebody who has been at it.
+            sha256 = getattr(answer, "sha256", "")
+            self._tell("degraded", sha256=sha256, code=error.code, detail=error.sentence)
         if isinstance(answer, ev.Refused) and isinstance(effect, fx.Authorize):
             self._tell(
                 "refused",
@@ -279,7 +312,16 @@ class Device:
             )
         return answer
 
+    def _delta_failed(self, model: str, sha256: str, error: WavegateError) -> None:
+        """Tell of a file that is fetched whole because its delta was no good; from any thread."""
+        _log.info("the delta to %s is of no use: %s", sha256, error)
+        fields = {"model": model, "sha256": sha256, "code": error.code, "detail": error.sentence}
+        self._schedule.soon(lambda: self._tell("delta_failed", **fields))
+
     def _changed(self, model: str) -> None:
+        if self.updates.states[model].step is Step.CONFIRMED:
+            self._note("update", None)
+        self.trust.state_changed(model)
         self._after("status", BEAT_SOON_S, self._write_status_again)
 
     def _retained(self) -> frozenset[str]:
@@ -291,12 +333,20 @@ class Device:
         self.voice.tell(kind, **fields)
         self.link.flush()
 
+    def _note(self, area: str, error: BaseException | None) -> None:
+        """Remember the newest trouble of an area for the status file, until the area succeeds."""
+        if error is None:
+            self.voice.troubles.pop(area, None)
+        else:
+            self.voice.troubles[area] = error.code if isinstance(error, WavegateError) else type(error).__name__
+
     def _beat_again(self) -> None:
         self._after("beat", self._jittered(self._profile.heartbeat_s), self._beat_again)
         for model, state in self.updates.states.items():
             running = self.parts.models.running(model)
             if running is not None and state.step.is_rest and not running.is_healthy:
                 self.updates.carry_out(model, fx.Judge(running.sha256))
+        self.trust.tell_level()
         self.link.heartbeat()
 
     def _beat_soon(self) -> None:
@@ -317,6 +367,7 @@ class Device:
                 "route": self.link.route,
                 "state": "stopped" if self.is_closed else "running",
                 "failures": self._schedule.failures,
+                "downloads": self.steps.traffic.counts(),
             }
         )
 

@@ -116,6 +116,10 @@ class Models(Protocol):
         """Let nothing answer for ``model``."""
         ...
 
+    def withhold(self, model: str, mode: str) -> None:
+        """Refuse what is asked of ``model``, with a code of its own, until something is activated; see ``SafeMode``."""
+        ...
+
     def numbers(self, model: str) -> tuple[str, HealthNumbers] | None:
         """Return the answering bundle and its counters since its activation, None where nothing answers."""
         ...

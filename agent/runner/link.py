@@ -31,6 +31,9 @@ FIRST_CONNECT_S = 0.5
 """A fleet switched on at one moment spreads its first connections over this time."""
 STABLE_MS = 10_000
 """A shorter connection counts as a failed try: two clones of one identity must not take turns in a hot loop."""
+CLONE_LOSSES = 4
+"""So many accepted connections in a row that ended as short as that look like a clone: mosquitto 2.0.11 just closes
+the older of two connections of one name, and gives no reason."""
 FALLBACK_AFTER_MS = 30_000
 """So long without a broker, and reports go over HTTPS."""
 FLUSH_S = 5.0
@@ -99,7 +102,7 @@ class Link:
         self._etag = ""
         self._connect_tries = self._poll_tries = 0
         self._down_since_ms = schedule.now_ms()
-        self._up_since_ms = 0
+        self._up_since_ms = self._short_ups = 0
         self._held: list[UpEnvelope] = []
         self._is_posting = self._wants_flush = self._is_closed = self._wants_heartbeat = False
 
@@ -218,9 +221,11 @@ class Link:
         _log.info("the connection to the broker is lost: %s", reason)
         self._down_since_ms = now
         if self._up_since_ms and now - self._up_since_ms >= STABLE_MS:
-            self._connect_tries = 0
+            self._connect_tries = self._short_ups = 0
+        elif self._up_since_ms:
+            self._short_ups += 1
         self._up_since_ms = 0
-        if reason == "taken_over":
+        if reason == "taken_over" or self._short_ups == CLONE_LOSSES:  # once for each row of short ones
             self._hooks.on_conflict()
         if not self._is_closed:
             self._connect_later()

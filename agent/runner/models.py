@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.core.health import HealthNumbers
-from agent.errors import ModelUnknown
+from agent.errors import ModelUnknown, SafeMode
 from agent.inference.backend import REGISTRY, Tensors
 from agent.inference.engine import Engine, ModelStatus
 from agent.inference.golden import judge, read_goldens
@@ -88,6 +88,11 @@ class EngineModels:
         self.engine.unload(model)
         with self._lock:
             self._retire(self._watched.pop(model, None))
+
+    def withhold(self, model: str, mode: str) -> None:
+        """Refuse what is asked of ``model`` until something is activated."""
+        self.deactivate(model)
+        self.engine.withhold(model, mode)
 
     def numbers(self, model: str) -> tuple[str, HealthNumbers] | None:
         """Return the answering bundle and its counters, after a self-test where nobody asked it anything."""
@@ -168,7 +173,7 @@ class EngineModels:
     def _status(self, model: str) -> ModelStatus | None:
         try:
             return self.engine.status(model)
-        except ModelUnknown:
+        except (ModelUnknown, SafeMode):
             return None
 
     def _self_test(self, watched: _Watched) -> None:

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from agent.core import effects as fx
 from agent.core.state import UpdaterState
 from agent.runner.edges import Running
+from bundles.trust.device.summary import Level
+from bundles.trust.revocation import Standing
 from bundles.wire.messages import ModelReported, Presence, Reported
 
 
@@ -50,7 +52,9 @@ class Backlog:
     dropped: int
 
 
-def model_reported(state: UpdaterState, running: Running | None, floor: int) -> ModelReported:
+def model_reported(
+    state: UpdaterState, running: Running | None, floor: int, standing: Standing = "clear"
+) -> ModelReported:
     """Say where one model stands.
 
     What answers is taken from the engine, not from the plan: a success is claimed only for what really answers.
@@ -82,6 +86,8 @@ def model_reported(state: UpdaterState, running: Running | None, floor: int) -> 
         since_ms=state.since_ms,
         floor=floor,
         healthy=running.is_healthy if running else True,
+        safe_mode=state.safe_mode,
+        revoked="" if standing == "clear" else standing,
     )
 
 
@@ -95,6 +101,7 @@ def reported(
     gen: int,
     backlog: Backlog,
     trust_age_s: int,
+    trust_level: Level,
 ) -> Reported:
     """Return the heartbeat."""
     return Reported(
@@ -114,6 +121,7 @@ def reported(
         spool_dropped=backlog.dropped,
         tier=me.tier,
         trust_age_s=trust_age_s,
+        trust_level=trust_level,
     )
 
 

@@ -18,17 +18,23 @@ from agent.core import events as ev
 from agent.core.health import HealthLimits, Judgement, judge
 from agent.core.plan import bytes_to_fetch, choose_variant, files_for
 from agent.core.state import Release
-from agent.download import Answer, fetch_blob
+from agent.delta import Base, Brought, DeltaTry, Tools, Traffic, fetch_either_way
+from agent.download import Answer
 from agent.https import DeviceDoor
 from agent.runner.assurance import Assurance
 from agent.runner.edges import Models, StagedBundle
 from agent.runner.updates import Slow
 from agent.store import Store
 from agent.store.slots import MANIFEST
+from bundles.delta.base import base_for
 from bundles.errors import BundleRefused, TrustRefused, TryAgain, WavegateError
-from bundles.manifest import MAX_MANIFEST_BYTES, Manifest, Variant
-from bundles.trust.authorize import check_manifest
+from bundles.manifest import MAX_MANIFEST_BYTES, BundleFile, Manifest, Variant
+from bundles.trust.device.authorize import check_manifest
 
+HASHED_FIRST_BYTES = 64 * 1024 * 1024
+"""A larger bundle answers at the start before it is hashed again: a slow card reads about 20 MB a second."""
+WITHHELD = ("constant", "stop")
+"""Safe modes in which a model does not answer."""
 _KINDS: Mapping[type[fx.Effect], ev.EffectKind] = {
     fx.Authorize: "authorize",
     fx.Download: "download",
@@ -43,8 +49,10 @@ _KINDS: Mapping[type[fx.Effect], ev.EffectKind] = {
 class BlobFetch(Protocol):
     """Brings one blob into the store, unless it is there."""
 
-    def __call__(self, store: Store, sha256: str, length: int, is_cancelled: Callable[[], bool]) -> None:
-        """Return once the blob is whole, checked and durable.
+    def __call__(
+        self, store: Store, sha256: str, length: int, is_cancelled: Callable[[], bool], wish: DeltaTry | None = None
+    ) -> Brought:
+        """Return once the blob is whole, checked and durable; as a delta where ``wish`` says so and it can be had.
 
         Raises:
             TryAgain: as ``agent.download.fetch_blob``.
@@ -58,10 +66,13 @@ class ServerBlobs:
     def __init__(self, door: DeviceDoor, rng: random.Random) -> None:
         self._door, self._rng = door, rng
 
-    def __call__(self, store: Store, sha256: str, length: int, is_cancelled: Callable[[], bool]) -> None:
+    def __call__(
+        self, store: Store, sha256: str, length: int, is_cancelled: Callable[[], bool], wish: DeltaTry | None = None
+    ) -> Brought:
         """Fetch the blob, resuming what is there."""
+        tools = Tools(time.sleep, self._rng.random, is_cancelled)
         part, path = store.blob(sha256, length), f"/v1/blobs/sha256/{sha256}"
-        fetch_blob(self, path, part, sleep=time.sleep, draw=self._rng.random, is_cancelled=is_cancelled)
+        return fetch_either_way(self, path, lambda old, new: f"/v1/deltas/{old}/{new}", part, wish, tools)
 
     @contextlib.contextmanager
     def open(self, url: str, offset: int, etag: str) -> Iterator[Answer]:
@@ -81,6 +92,10 @@ class Steps:
         hardware: its hardware class.
         draw: returns a random number in [0, 1).
         retained: digests that no model of the device can spare.
+        delta_failed: told (model, digest of the file, what went wrong) where a file is fetched whole instead.
+
+    Attributes:
+        traffic: what downloads have cost.
     """
 
     def __init__(
@@ -92,9 +107,12 @@ class Steps:
         hardware: str,
         draw: Callable[[], float],
         retained: Callable[[], frozenset[str]],
+        delta_failed: Callable[[str, str, WavegateError], None],
     ) -> None:
         self._assurance, self._store, self._fetch, self._models = assurance, store, fetch, models
         self._hardware, self._draw, self._retained = hardware, draw, retained
+        self._delta_failed = delta_failed
+        self.traffic = Traffic()
         self._cancelled: set[str] = set()
         self._max_latency_ms: dict[str, float] = {}
 
@@ -161,13 +179,13 @@ class Steps:
         release = effect.release
         self._cancelled.discard(release.sha256)
         allowed = self._assurance.allowed(release, self._hardware)
-        self._bring(release.sha256, release.length, release.sha256)
+        self._bring(release.sha256, release.length, release.sha256, None)
         manifest = check_manifest(allowed, self._store.read_blob(release.sha256, MAX_MANIFEST_BYTES))
         variant = self._variant(manifest, release)
         files = files_for(manifest, variant)
         self._store.check_space(bytes_to_fetch(files, lambda file: self._store.held_bytes(file.sha256)))
         for entry in files:
-            self._bring(entry.sha256, entry.length, release.sha256)
+            self._bring(entry.sha256, entry.length, release.sha256, self._wish(model, entry, manifest))
         return ev.Downloaded(0, release.sha256, manifest.version, variant.id)
 
     def _verify(self, model: str, effect: fx.Effect) -> ev.Event:
@@ -183,6 +201,7 @@ class Steps:
         release = effect.release
         manifest = self._store.manifest(release.sha256)
         self._store.stage(release.sha256, files_for(manifest, self._variant(manifest, release)))
+        self._store.check_slot(release.sha256)  # what is tried and run is this, not what was verified a while ago
         result = self._models.try_out(self.bundle(release))
         if result.ok:
             return ev.Staged(0, release.sha256)
@@ -195,12 +214,28 @@ class Steps:
 
     def _serve(self, model: str, effect: fx.Effect) -> ev.Event:
         assert isinstance(effect, fx.Serve)
-        self._store.check_slot(effect.release.sha256)  # trust design, step 17
-        return self._answer_with(model, effect.release)
+        if effect.safe_mode in WITHHELD:
+            return self._withhold(model, effect.release, effect.safe_mode)
+        return self._serve_checked(model, effect.release)
+
+    def _serve_checked(self, model: str, release: Release) -> ev.Event:
+        """Trust design, step 17: hash the slot again, before it answers, or behind that where it takes long."""
+        if sum(entry.length for entry in self._store.manifest(release.sha256).files) <= HASHED_FIRST_BYTES:
+            self._store.check_slot(release.sha256)
+            return self._answer_with(model, release)
+        answer = self._answer_with(model, release)
+        try:
+            self._store.check_slot(release.sha256)
+        except BaseException:
+            self._models.deactivate(model)
+            raise
+        return answer
 
     def _revert(self, model: str, effect: fx.Effect) -> ev.Event:
         assert isinstance(effect, fx.Revert)
         if effect.to is not None:
+            if effect.safe_mode in WITHHELD:
+                return self._withhold(model, effect.to, effect.safe_mode)
             return self._answer_with(model, effect.to)
         self._models.deactivate(model)
         self._store.deactivate(model)
@@ -213,6 +248,11 @@ class Steps:
             self._models.activate(bundle)
         self._store.activate(model, release.sha256)
         self._max_latency_ms[model] = bundle.manifest.health_check.max_latency_ms
+        return ev.Activated(0, release.sha256)
+
+    def _withhold(self, model: str, release: Release, mode: str) -> ev.Event:
+        self._models.withhold(model, mode)
+        self._store.activate(model, release.sha256)
         return ev.Activated(0, release.sha256)
 
     def _judge(self, model: str, effect: fx.Effect) -> ev.Event:
@@ -237,8 +277,25 @@ class Steps:
         assert isinstance(effect, fx.Discard)
         self._store.discard(effect.release.sha256)
 
-    def _bring(self, sha256: str, length: int, for_release: str) -> None:
-        self._fetch(self._store, sha256, length, lambda: for_release in self._cancelled)
+    def _bring(self, sha256: str, length: int, for_release: str, wish: DeltaTry | None) -> None:
+        brought = self._fetch(self._store, sha256, length, lambda: for_release in self._cancelled, wish)
+        self.traffic.add(brought, length)
+
+    def _wish(self, model: str, entry: BundleFile, manifest: Manifest) -> DeltaTry | None:
+        """Say what of the release that answers now ``entry`` may be built out of; None where nothing will do."""
+        try:
+            active = self._store.active(model)
+            base = base_for(entry, manifest, self._store.manifest(active)) if active else None
+        except (TryAgain, BundleRefused):
+            return None  # what answers is damaged on disk: its own affair
+        if base is None or not self._store.has_blob(base.sha256, base.length):
+            return None
+
+        def failed(error: WavegateError) -> None:
+            self.traffic.add_failure()
+            self._delta_failed(model, entry.sha256, error)
+
+        return DeltaTry(Base(base.sha256, lambda: self._store.open_blob(base.sha256)), failed)
 
     def _variant(self, manifest: Manifest, release: Release) -> Variant:
         return choose_variant(

@@ -21,6 +21,7 @@ from agent.runner.reporting import Backlog, Self
 from agent.runner.stream import Accuracy
 from agent.spool import Spool
 from bundles.errors import WavegateError
+from bundles.trust.revocation import Standing
 from bundles.wire import codec
 from bundles.wire.messages import Reported
 
@@ -43,6 +44,8 @@ class Voice:
 
     Attributes:
         gen: generation of the newest desired document taken since the start.
+        troubles: area (``metadata``, ``desired``, ``update``) -> code of what did not go on there, for the status.
+        standings: model -> how trust stands to its committed bundle, where it was asked.
     """
 
     def __init__(
@@ -61,6 +64,8 @@ class Voice:
         self._states, self._wall_ms, self._now_ms, self._status_path = states, wall_ms, now_ms, status_path
         self._beat = 0
         self.gen = 0
+        self.troubles: dict[str, str] = {}
+        self.standings: Mapping[str, Standing] = {}
 
     def tell(self, kind: str, **fields: Any) -> None:
         """Queue an event; fields as in ``Spool.add_event``."""
@@ -107,6 +112,7 @@ class Voice:
             "models": {model: msgspec.structs.asdict(entry) for model, entry in said.models.items()},
             "labelled": {sha256: {"n": e.n, "right": e.right} for sha256, e in self._accuracy.total().items()},
             "requests": {model: r.requests for model, r in running.items()},
+            "troubles": dict(self.troubles),
             **more,
         }
         scratch = self._status_path.with_suffix(".new")
@@ -124,10 +130,16 @@ class Voice:
             wall_ms=self._wall_ms(),
             now_ms=self._now_ms(),
             models={
-                model: reporting.model_reported(state, self._models.running(model), self._assurance.floor(model))
+                model: reporting.model_reported(
+                    state,
+                    self._models.running(model),
+                    self._assurance.floor(model),
+                    self.standings.get(model, "clear"),
+                )
                 for model, state in self._states.items()
             },
             gen=max([self.gen, *(state.gen for state in self._states.values())]),
             backlog=Backlog(status.pending, status.dropped),
             trust_age_s=self._assurance.age_s(),
+            trust_level=self._assurance.level(),
         )

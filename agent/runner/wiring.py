@@ -18,7 +18,7 @@ from typing import Any
 from agent.client import Client
 from agent.config import AgentConfig, Folders, load_config
 from agent.core.policy import Policy
-from agent.errors import ModelUnknown
+from agent.errors import ModelUnknown, SafeMode
 from agent.https import DeviceDoor, open_client
 from agent.identity import BrokerAddress, Identity, load_identity, write_durably
 from agent.inference.backend import REAL_BACKENDS, REGISTRY
@@ -41,7 +41,7 @@ from agent.store import LocalFileSystem, Store
 from bundles import __version__
 from bundles.contract import Contract
 from bundles.errors import AskPerson, Refused
-from bundles.trust.client import TrustStore
+from bundles.trust.device.client import TrustStore
 from bundles.wire.messages import Profile
 
 STOP_S = 5.0
@@ -132,12 +132,13 @@ class Agent:
     Args:
         folder: the agent's folder.
         config: its settings; read from the folder where None.
+        clock: tells the time; another than the system's is for devices whose clock is wrong on purpose.
 
     Raises:
         AskPerson: the folder is not enrolled, in use, or its settings make no sense.
     """
 
-    def __init__(self, folder: Path, config: AgentConfig | None = None) -> None:
+    def __init__(self, folder: Path, config: AgentConfig | None = None, clock: SteadyClock | None = None) -> None:
         self.folders = Folders(folder)
         self.config = config or load_config(self.folders.config)
         identity = load_identity(self.folders.identity)
@@ -145,21 +146,29 @@ class Agent:
         self._lock = lock_folder(self.folders.lock)
         self._closers: list[Callable[[], Any]] = [lambda: os.close(self._lock)]
         try:
-            self._build(identity, root)
+            self._build(identity, root, clock or SteadyClock())
         except BaseException:
             self._close_all()
             raise
 
-    def _build(self, identity: Identity, root: bytes) -> None:
-        config, folders, clock = self.config, self.folders, SteadyClock()
+    def _build(self, identity: Identity, root: bytes, clock: SteadyClock) -> None:
+        config, folders = self.config, self.folders
         rng = random.Random(secrets.randbits(64))
         runtimes = [report.backend for report in probe_runtimes(folders.root, config.runtimes) if report.usable]
-        self.credentials = Credentials(identity)
-        client = open_client(identity.enrolment.url, identity.server_context(), proxy=config.proxy)
+        trust = TrustStore(
+            folders.trust,
+            root,
+            device=identity.device,
+            fetch=self._metadata,
+            pin=config.channel,
+            factory=frozenset(config.factory),
+            allow_demo=config.allow_demo_keys,
+        )
+        self._closers.append(trust.close)
+        self.credentials = Credentials(identity, lambda: trust.server_cas, lambda: trust.clock_ms(clock.wall_ms()))
+        client = open_client(identity.enrolment.url, self.credentials.server_context(), proxy=config.proxy)
         self._closers.append(client.close)
         self.door = DeviceDoor(client, identity.device, self.credentials.key)
-        trust = TrustStore(folders.trust, root, device=identity.device, fetch=self._metadata, pin=config.channel)
-        self._closers.append(trust.close)
         self.engine = Engine()
         self._closers.append(self.engine.close)
         store = Store(LocalFileSystem(folders.root))
@@ -293,7 +302,7 @@ class Agent:
         def contract() -> Contract | None:
             try:
                 return self.engine.contract()
-            except ModelUnknown:
+            except (ModelUnknown, SafeMode):
                 return None
 
         return Camera(

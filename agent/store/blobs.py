@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from typing import BinaryIO
 
 from agent.store.files import FileSystem, disk_full, missing
 from bundles.digest import is_sha256, sha256_hex
@@ -121,6 +122,18 @@ class Blobs:
             self._fs.unlink(path)
             raise corrupt(path)
         return data
+
+    def open_blob(self, sha256: str) -> BinaryIO:
+        """Open a blob for reading; its digest is not checked here.
+
+        Raises:
+            TryAgain: ``STORE_MISSING``.
+        """
+        path = blob_path(sha256)
+        try:
+            return self._fs.absolute(path).open("rb")
+        except FileNotFoundError as error:
+            raise missing(path) from error
 
     def check_space(self, bytes_needed: int) -> None:
         """Check that ``bytes_needed`` fit beside the reserve.

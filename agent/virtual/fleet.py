@@ -17,6 +17,7 @@ from typing import Any
 
 from agent.config import AgentConfig, Folders, dump_config
 from agent.core.policy import Policy
+from agent.delta import Brought, DeltaTry
 from agent.https import DeviceDoor, Door, open_client
 from agent.identity import Identity, pinned_context, write_durably
 from agent.mqtt import Edges, MqttLink, PresenceState, Transport
@@ -35,7 +36,7 @@ from agent.virtual.models import VirtualModels
 from agent.virtual.outage import Outage, OutageDoor, OutageTransport, with_outage
 from bundles import __version__
 from bundles.errors import AskPerson
-from bundles.trust.client import TrustStore
+from bundles.trust.device.client import TrustStore
 from bundles.trust.durable import write_quickly
 from bundles.trust.fetch import MetadataFetch, SharedFetch
 
@@ -75,6 +76,7 @@ class FleetPlan:
         seed: of everything drawn here; the process's own randomness stays out of it.
         labels: traits, name -> values dealt out in turn.
         uses_mqtt: False = HTTPS polling even where there is a broker.
+        allow_demo_keys: whether a root of trust that a demo made is taken.
     """
 
     folder: Path
@@ -91,6 +93,7 @@ class FleetPlan:
     first: int = 1
     labels: tuple[tuple[str, tuple[str, ...]], ...] = ()
     uses_mqtt: bool = True
+    allow_demo_keys: bool = False
 
 
 class NoSyncFileSystem(LocalFileSystem):
@@ -109,17 +112,20 @@ class SharedBlobs:
     def __init__(self, cache: Store, fetch: ServerBlobs, outage: Outage, locks: BlobLocks) -> None:
         self._cache, self._fetch, self._outage, self._locks = cache, fetch, outage, locks
 
-    def __call__(self, store: Store, sha256: str, length: int, is_cancelled: Callable[[], bool]) -> None:
+    def __call__(
+        self, store: Store, sha256: str, length: int, is_cancelled: Callable[[], bool], wish: DeltaTry | None = None
+    ) -> Brought:
         """Bring one blob into the device's store."""
         part = store.blob(sha256, length)
         if part.is_complete():
-            return
+            return Brought(0, by_delta=False)
         self._outage.check()
         with self._locks.of(sha256):
-            self._fetch(self._cache, sha256, length, is_cancelled)
+            brought = self._fetch(self._cache, sha256, length, is_cancelled, wish)
         part.reset()
         part.append(self._cache.read_blob(sha256, length))  # its digest is checked at every read
         part.commit()
+        return brought
 
 
 class BlobLocks:
@@ -263,7 +269,13 @@ class Fleet:
     def _config(self, number: int) -> AgentConfig:
         kind = self.plan.hardware[number % len(self.plan.hardware)]
         labels = {name: values[number % len(values)] for name, values in self.plan.labels}
-        return AgentConfig(hardware=kind.name, runtimes=(kind.runtime,), labels=labels, mqtt=self.plan.uses_mqtt)
+        return AgentConfig(
+            hardware=kind.name,
+            runtimes=(kind.runtime,),
+            labels=labels,
+            mqtt=self.plan.uses_mqtt,
+            allow_demo_keys=self.plan.allow_demo_keys,
+        )
 
     def _build(self, number: int, identity: Identity, shared_fetch: MetadataFetch) -> VirtualDevice:
         plan, clock = self.plan, self._clock
@@ -277,6 +289,7 @@ class Fleet:
             device=identity.device,
             fetch=with_outage(shared_fetch, outage),
             pin=config.channel,
+            allow_demo=config.allow_demo_keys,
             write=write_quickly,
         )
         store = Store(NoSyncFileSystem(folders.root), reserve_bytes=0)

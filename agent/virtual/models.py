@@ -76,6 +76,10 @@ class VirtualModels:
             before = self._active.pop(model, None)
         self._retire(before)
 
+    def withhold(self, model: str, mode: str) -> None:
+        """Answer no row until something is activated: there is no application here to be told why."""
+        self.deactivate(model)
+
     def see(self, count: int, *, is_blurred: bool) -> None:
         """Look at the next ``count`` rows of the stream with every active model."""
         with self._lock:

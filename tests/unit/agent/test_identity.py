@@ -10,6 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from agent.identity import enroll, load_identity, pinned_context, renew
+from agent.runner.credentials import Credentials
+from agent.tls import read_pins
 from bundles.errors import AskPerson, Refused, TryAgain
 
 
@@ -170,3 +172,31 @@ def test_a_server_ca_that_is_no_certificate_is_refused(tmp_path):
     with pytest.raises(AskPerson) as caught:
         pinned_context("hello")
     assert caught.value.code == "SERVER_CA"
+
+
+def test_a_device_that_waits_for_approval_says_so_and_asks_again_with_the_same_key(tmp_path):
+    ca = DeviceCa()
+
+    def undecided(path, body):
+        ca.asked.append((path, json.loads(body)))
+        return b'{"state":"pending","fingerprint":"0123456789abcdef0123"}'
+
+    with pytest.raises(TryAgain) as caught:
+        enroll(tmp_path, undecided, url="https://h:1", token="", server_ca_pem=ca.ca_pem, serial="SN-1")
+    assert caught.value.code == "ENROL_PENDING"
+    assert "0123456789abcdef" in caught.value.remedy
+    do_enroll(ca, tmp_path, token="")
+    assert ca.asked[0][1]["serial"] == "SN-1"
+    assert _csr_key(ca.asked[0][1]) == _csr_key(ca.asked[1][1])
+
+
+def test_signed_pins_replace_those_of_enrolment_on_disk_and_none_keep_them(tmp_path):
+    ca, first, spare = DeviceCa(), DeviceCa(), DeviceCa()
+    identity = do_enroll(ca, tmp_path)
+    signed = []
+    credentials = Credentials(identity, lambda: signed)
+    assert credentials.pins() == identity.pins()
+    signed = [*read_pins(first.ca_pem), *read_pins(spare.ca_pem)]
+    assert credentials.pins() == signed
+    assert load_identity(tmp_path).pins() == signed, "they outlive a restart"
+    assert Credentials(load_identity(tmp_path)).pins() == signed
