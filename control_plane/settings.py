@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     broker_required: bool = False
     """Refuse to start without a broker, instead of going on over HTTPS."""
 
+    enrolment: Literal["token", "approval"] = "token"
+    """``approval`` = a device that comes without a claim token waits for a person; tokens work either way."""
+
     rollup_bucket_s: float = Field(default=3600.0, gt=0)
     reconcile_s: float = Field(default=1.0, gt=0)
     drift_s: float = Field(default=60.0, gt=0)

@@ -1,7 +1,8 @@
 """Content-addressed blobs in an object store: a local directory by default, S3, GCS or Azure by URL.
 
 A blob's name is the sha256 of its content, checked on the way in; what is stored never changes, so that reading needs
-no lock and a repeated put is no event. Leaves who may read what to the API.
+no lock and a repeated put is no event. Leaves who may read what to the API. ``Derived`` keeps, beside them, what was
+made out of them and can be made again.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ class Blobs:
         folder = Path(where)
         folder.mkdir(parents=True, exist_ok=True)
         return cls(LocalStore(str(folder)))
+
+    def derived(self, prefix: str, max_bytes: int) -> Derived:
+        """Return the place beside the blobs for what is made out of them; see ``Derived``."""
+        return Derived(self._store, prefix, max_bytes)
 
     def put(self, sha256: str, content: BinaryIO | bytes) -> int:
         """Store ``content`` under its digest; return its length in bytes. Storing it again changes nothing.
@@ -102,6 +107,53 @@ class Blobs:
             NotFound: ``BLOB_NOT_FOUND``.
         """
         return b"".join(self.open(sha256))
+
+
+class Derived:
+    """What was made out of blobs and can be made again, by name under ``prefix``; the oldest goes when it is too much.
+
+    Args:
+        store: the object store.
+        prefix: where in it, such as ``deltas``.
+        max_bytes: of everything under the prefix; one entry more may lie there for a moment.
+    """
+
+    def __init__(self, store: ObjectStore, prefix: str, max_bytes: int) -> None:
+        self._store, self._prefix, self._max_bytes = store, prefix, max_bytes
+
+    def length(self, name: str) -> int | None:
+        """Return an entry's length in bytes, None where there is none (any more)."""
+        try:
+            return int(obstore.head(self._store, self._path(name))["size"])
+        except FileNotFoundError:
+            return None
+
+    def put(self, name: str, content: BinaryIO | bytes) -> None:
+        """Store an entry, replacing one of its name, then make room."""
+        obstore.put(self._store, self._path(name), content)
+        entries = [entry for batch in obstore.list(self._store, prefix=self._prefix) for entry in batch]
+        total = sum(entry["size"] for entry in entries)
+        for entry in sorted(entries, key=lambda entry: entry["last_modified"]):
+            if total <= self._max_bytes:
+                return
+            if entry["path"] != self._path(name):
+                obstore.delete(self._store, entry["path"])
+                total -= entry["size"]
+
+    def open(self, name: str, offset: int, length: int) -> Iterator[bytes]:
+        """Yield ``length`` bytes of an entry from ``offset`` on, in chunks.
+
+        Raises:
+            FileNotFoundError: it made room for others meanwhile.
+        """
+        end = offset + length
+        while offset < end:
+            size = min(READ_CHUNK_BYTES, end - offset)
+            yield bytes(obstore.get_range(self._store, self._path(name), start=offset, length=size))
+            offset += size
+
+    def _path(self, name: str) -> str:
+        return f"{self._prefix}/{name}"
 
 
 def _name(sha256: str) -> str:

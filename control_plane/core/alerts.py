@@ -101,13 +101,16 @@ def fingerprint(labels: Mapping[str, str]) -> str:
     return sha256_hex(canonical_json(dict(labels)))
 
 
-def observe(alert: Alert | None, finding: Finding, now_ms: int) -> tuple[Alert | None, tuple[Effect, ...]]:
+def observe(
+    alert: Alert | None, finding: Finding, now_ms: int, *, clear_windows: int = CLEAR_WINDOWS
+) -> tuple[Alert | None, tuple[Effect, ...]]:
     """Fold one finding into an alert.
 
     Args:
         alert: the stored alert of these labels; None = none was ever stored.
         finding: what the newest window says.
         now_ms: UTC epoch ms; the cooldown runs on it.
+        clear_windows: clear windows in a row after which it resolves; 1 where a finding is a fact and no measurement.
 
     Returns:
         The alert to store (None = still nothing to store) and what to tell. The same finding again changes nothing.
@@ -124,7 +127,7 @@ def observe(alert: Alert | None, finding: Finding, now_ms: int) -> tuple[Alert |
         return _fire(alert, finding, now_ms)
     if alert is None:
         return None, ()
-    return _clear(alert, finding, now_ms)
+    return _clear(alert, finding, now_ms, clear_windows)
 
 
 def _fire(alert: Alert | None, finding: Finding, now_ms: int) -> tuple[Alert, tuple[Effect, ...]]:
@@ -171,12 +174,12 @@ def _reason_to_tell(alert: Alert, now_ms: int) -> Literal["new", "worse", "still
     return None
 
 
-def _clear(alert: Alert, finding: Finding, now_ms: int) -> tuple[Alert, tuple[Effect, ...]]:
+def _clear(alert: Alert, finding: Finding, now_ms: int, clear_windows: int) -> tuple[Alert, tuple[Effect, ...]]:
     alert = msgspec.structs.replace(alert, window_end_ms=finding.window_end_ms)
     if not alert.is_firing:
         return alert, ()
     alert = msgspec.structs.replace(alert, clear_windows=alert.clear_windows + 1)
-    if alert.clear_windows < CLEAR_WINDOWS:
+    if alert.clear_windows < clear_windows:
         return alert, ()
     alert = msgspec.structs.replace(alert, is_firing=False, resolved_ms=now_ms)
     # Nobody hears of the end of what nobody was told began (a quick relapse within the cooldown).

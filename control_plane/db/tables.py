@@ -50,6 +50,18 @@ class Release(SQLModel, table=True):
     comment: str = Field(default="", sa_column=_text())
 
 
+class RevokedBundle(SQLModel, table=True):
+    """A bundle that signed metadata forbids; a copy for queries, brought up to date by ``services.revocations``."""
+
+    __tablename__ = "revoked_bundle"
+
+    sha256: str = Field(primary_key=True, max_length=64)
+    reason: str = Field(default="", sa_column=_text())
+    strength: int
+    at_ms: int = Field(sa_column=_ms())
+    noted_ms: int = Field(sa_column=_ms())
+
+
 class Device(SQLModel, table=True):
     """One installed agent: identity and the twin's last reported state."""
 
@@ -73,6 +85,39 @@ class Device(SQLModel, table=True):
     reported_json: str = Field(default="", sa_column=_text())
     cohort: str = Field(default="default", index=True)
     tier: str = "real"
+    serial: str = ""  # the hardware's serial number, as it said at enrolment
+    sighting_json: str = Field(default="", sa_column=_text())  # core.clones.Sighting
+
+
+class DeviceCertificate(SQLModel, table=True):
+    """Every certificate a device ever had: renewals overlap, so revoking one device forbids several serials."""
+
+    __tablename__ = "device_certificate"
+
+    serial: str = Field(primary_key=True, max_length=64)
+    device: str = Field(foreign_key="device.id", index=True)
+    issued_ms: int = Field(sa_column=_ms())
+    expires_ms: int = Field(sa_column=_ms())
+    revoked_ms: int | None = Field(default=None, sa_column=_ms(nullable=True, index=True))
+    listed_ms: int | None = Field(default=None, sa_column=_ms(nullable=True))  # on the list and the session ended
+
+
+class PendingEnrolment(SQLModel, table=True):
+    """A key that asked to become a device without a token; it is nobody until a person approves it."""
+
+    __tablename__ = "pending_enrolment"
+
+    fingerprint: str = Field(primary_key=True, max_length=64)  # sha256 of the key's SubjectPublicKeyInfo, DER
+    public_key_pem: str = Field(sa_column=_text())
+    name: str = ""
+    hardware: str = ""
+    serial: str = ""
+    labels_json: str = Field(default="{}", sa_column=_text())
+    state: str = "pending"  # pending | approved | denied
+    asked_ms: int = Field(sa_column=_ms())
+    last_ms: int = Field(sa_column=_ms(index=True))
+    decided_by: str = ""
+    device: str = ""
 
 
 class EnrolToken(SQLModel, table=True):
@@ -87,6 +132,8 @@ class EnrolToken(SQLModel, table=True):
     hardware: str = ""
     labels_json: str = Field(default="{}", sa_column=_text())
     device: str = ""  # bound to one device id where not empty
+    serial: str = Field(default="", index=True)  # bound to one hardware serial number where not empty
+    key_sha256: str = ""  # bound to one key (sha256 of SubjectPublicKeyInfo, DER) where not empty
     created_by: str
     created_ms: int = Field(sa_column=_ms())
 

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from bundles.digest import sha256_hex
 from bundles.errors import Refused
 from bundles.wire.topics import is_device_id
 
@@ -27,6 +28,7 @@ CA_LIFE = dt.timedelta(days=3650)
 SERVER_LIFE = dt.timedelta(days=397)
 DEVICE_LIFE = dt.timedelta(days=365)
 CRL_LIFE = dt.timedelta(days=30)
+EVICTION_LIFE = dt.timedelta(minutes=5)
 BACKDATE = dt.timedelta(hours=1)
 """Certificates begin an hour ago: devices' clocks are seldom exact."""
 
@@ -41,6 +43,11 @@ class Issued:
     key_pem: bytes | None
     serial: str
     expires_ms: int
+
+    @property
+    def pair_pem(self) -> bytes:
+        """Certificate and key in one piece, for what takes both from one file."""
+        return self.certificate_pem + (self.key_pem or b"")
 
 
 class Authority:
@@ -60,13 +67,20 @@ class Authority:
         certificate_path, key_path = folder / f"{name}.pem", folder / f"{name}.key"
         if not key_path.exists() or not certificate_path.exists():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            certificate, key = _self_signed(f"Wavegate {name}", now_ms)
+            certificate, key = self_signed(f"Wavegate {name}", now_ms)
             write_private(key_path, _key_pem(key))
             certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         key_object = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
         if not isinstance(key_object, ec.EllipticCurvePrivateKey):
             raise Refused(f"{key_path.name} is not an elliptic-curve key.", code="CA_KEY", remedy="Restore it.")
-        return cls(x509.load_pem_x509_certificate(certificate_path.read_bytes()), key_object)
+        found = x509.load_pem_x509_certificate(certificate_path.read_bytes())
+        if found.public_key() != key_object.public_key():
+            raise Refused(
+                f"{key_path.name} is not the key of {certificate_path.name}.",
+                code="CA_KEY",
+                remedy="Restore the pair; where `wavegate server adopt-ca` was cut off, run it again.",
+            )
+        return cls(found, key_object)
 
     @property
     def certificate_pem(self) -> bytes:
@@ -104,6 +118,12 @@ class Authority:
                 remedy="Use 1 to 64 of a-z, 0-9 and '-', starting and ending with a letter or digit.",
             )
         return _issued(self._sign(device, public_key, now_ms, DEVICE_LIFE, ExtendedKeyUsageOID.CLIENT_AUTH, []), None)
+
+    def issue_eviction(self, device: str, now_ms: int) -> Issued:
+        """Issue a certificate of a device's own name, with a key of ours, that ends its session and soon expires."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        usage = ExtendedKeyUsageOID.CLIENT_AUTH
+        return _issued(self._sign(device, key.public_key(), now_ms, EVICTION_LIFE, usage, []), key)
 
     def revocation_list(self, serials: Iterable[str], now_ms: int) -> bytes:
         """Return a certificate revocation list of ``serials`` (decimal), PEM, good for 30 days."""
@@ -174,6 +194,11 @@ def public_key_pem(key: ec.EllipticCurvePublicKey) -> str:
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
 
 
+def key_fingerprint(key: ec.EllipticCurvePublicKey) -> str:
+    """Return the sha256 of ``key`` (SubjectPublicKeyInfo, DER), 64 hex digits: what people compare."""
+    return sha256_hex(key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
+
+
 def write_private(path: Path, data: bytes) -> None:
     """Write a secret so that it is never readable by others, not even for a moment."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -181,7 +206,8 @@ def write_private(path: Path, data: bytes) -> None:
         stream.write(data)
 
 
-def _self_signed(name: str, now_ms: int) -> tuple[x509.Certificate, PrivateKey]:
+def self_signed(name: str, now_ms: int) -> tuple[x509.Certificate, PrivateKey]:
+    """Return a new certificate authority: its own certificate, good for ``CA_LIFE``, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = _utc(now_ms)

@@ -148,6 +148,11 @@ def needs_republish(session: Session, device: str) -> None:
         session.add(row)
 
 
+def sign_again(session: Session) -> None:
+    """Have every document signed anew and told again, generations as they are: the director's key was exchanged."""
+    session.exec(update(Desired).values(document=b"", expires_ms=0, published_gen=0))
+
+
 def republish_all(session: Session) -> None:
     """Have every document told again: the broker started anew and may have lost its retained messages."""
     session.exec(update(Desired).values(published_gen=0))

@@ -6,6 +6,7 @@ the state in the database and end its session.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -17,11 +18,12 @@ from bundles.wire.topics import is_device_id
 from control_plane.db.queries.devices import device_unknown
 from control_plane.db.tables import Device, EnrolToken
 from control_plane.errors import Conflict, RequestRefused
-from control_plane.services import audit, desired, rollouts
+from control_plane.services import audit, certificates, desired, rollouts
 
 PREFIX = "wge_"
 MAX_USES = 100_000
 MAX_LIFE_S = 366 * 24 * 3600
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}\Z")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class NewEnrolToken:
     device: str
     hardware: str
     labels: dict[str, str]
+    serial: str = ""
+    key_sha256: str = ""
 
 
 def create_enrol_token(
@@ -45,6 +49,8 @@ def create_enrol_token(
     hardware: str = "",
     labels: Mapping[str, str] | None = None,
     device: str = "",
+    serial: str = "",
+    key_sha256: str = "",
     actor: str,
     now_ms: int,
     random_bytes: Callable[[int], bytes],
@@ -58,16 +64,18 @@ def create_enrol_token(
         hardware: hardware class of those devices; empty = what they say.
         labels: traits of those devices.
         device: the one device id it is for; empty = any.
+        serial: the one hardware serial number it is for; empty = any.
+        key_sha256: fingerprint of the one key it is for; empty = any.
         actor: who asks.
         now_ms: server clock.
         random_bytes: source of randomness.
 
     Raises:
-        RequestRefused: ``ENROL_TOKEN_USES``, ``ENROL_TOKEN_LIFE`` or ``DEVICE_ID``.
+        RequestRefused: ``ENROL_TOKEN_USES``, ``ENROL_TOKEN_LIFE``, ``KEY_FINGERPRINT`` or ``DEVICE_ID``.
     """
-    if not 1 <= uses <= MAX_USES or (device and uses != 1):
+    if not 1 <= uses <= MAX_USES or ((device or serial or key_sha256) and uses != 1):
         raise RequestRefused(
-            f"A claim token enrols 1 to {MAX_USES} devices, and exactly one where it names one.",
+            f"A claim token enrols 1 to {MAX_USES} devices, and exactly one where it is bound to one.",
             code="ENROL_TOKEN_USES",
             remedy="Ask for fewer uses, or name no device.",
         )
@@ -81,6 +89,12 @@ def create_enrol_token(
             code="DEVICE_ID",
             remedy="Use 1 to 64 of a-z, 0-9 and '-', not starting or ending with '-'.",
         )
+    if key_sha256 and not _FINGERPRINT.match(key_sha256):
+        raise RequestRefused(
+            "A key's fingerprint has 64 digits of 0-9 and a-f.",
+            code="KEY_FINGERPRINT",
+            remedy="Give the sha256 of its SubjectPublicKeyInfo, DER: openssl pkey -pubout -outform DER | sha256sum.",
+        )
     token = PREFIX + random_bytes(32).hex()
     row = EnrolToken(
         id=random_bytes(8).hex(),
@@ -90,13 +104,15 @@ def create_enrol_token(
         hardware=hardware,
         labels_json=canonical_json(dict(labels or {})).decode(),
         device=device,
+        serial=serial,
+        key_sha256=key_sha256,
         created_by=actor,
         created_ms=now_ms,
     )
     session.add(row)
-    body = {"uses": uses, "expires_ms": row.expires_ms, "device": device, "hardware": hardware}
+    body = {"uses": uses, "expires_ms": row.expires_ms, "device": device, "hardware": hardware, "serial": serial}
     audit.record(session, "audit", actor, "enrol_token.create", f"enrol_token:{row.id}", body, now_ms)
-    return NewEnrolToken(row.id, token, uses, row.expires_ms, device, hardware, dict(labels or {}))
+    return NewEnrolToken(row.id, token, uses, row.expires_ms, device, hardware, dict(labels or {}), serial, key_sha256)
 
 
 def end(
@@ -122,6 +138,7 @@ def end(
     row.state = state
     session.add(row)
     session.flush()
+    certificates.revoke_all(session, device, now_ms)
     desired.needs_republish(session, device)
     rollouts.device_ended(session, device, state, now_ms)
     audit.record(session, "audit", actor, f"device.{state}", f"device:{device}", {"reason": reason}, now_ms)

@@ -16,10 +16,9 @@ from bundles.digest import canonical_json
 from bundles.errors import WavegateError
 from bundles.sketch.baseline import parse_baseline
 from bundles.sketch.form import Baseline, Window
-from control_plane.core import alerts
 from control_plane.core.drift import DriftState, MergedWindow, Verdict, findings, step
-from control_plane.db.tables import Alert, DriftStateRow, Outbox, SketchRollup
-from control_plane.services import audit
+from control_plane.db.tables import DriftStateRow, SketchRollup
+from control_plane.services import alerts
 
 LoadBaseline = Callable[[str], bytes]
 """Returns the baseline file with that sha256."""
@@ -129,64 +128,5 @@ def judge(session: Session, series: Series, baseline: Baseline, *, bucket_ms: in
 
 def _tell_alerts(session: Session, series: Series, version: str, verdict: Verdict, now_ms: int) -> None:
     for finding in findings(verdict, model=series.model, version=version, cohort=series.cohort):
-        fingerprint = alerts.fingerprint(finding.labels)
-        row = session.exec(
-            select(Alert).where(Alert.fingerprint == fingerprint).order_by(col(Alert.id).desc()).limit(1)
-        ).first()
-        before = msgspec.json.decode(row.core_json, type=alerts.Alert) if row else None
-        after, effects = alerts.observe(before, finding, now_ms)
-        if after is None or after == before:
-            continue
-        row = _row_for(row, before, after)
-        row.severity, row.summary = after.severity, after.sentence
-        row.core_json = canonical_json(after).decode()
-        row.detail_json = canonical_json(
-            {"value": after.value, "verdict": [v for v in verdict.columns if v.name == after.labels.get("feature")]}
-        ).decode()
-        row.last_ms = now_ms
-        if finding.is_firing:
-            row.count += 1
-        if not after.is_firing:
-            row.state = "resolved"
-        session.add(row)
-        for effect in effects:
-            _tell(session, effect, now_ms)
-
-
-def _row_for(row: Alert | None, before: alerts.Alert | None, after: alerts.Alert) -> Alert:
-    """Return the row of this incident: a new one when the alert was resolved and fires again."""
-    if row is not None and not (before is not None and not before.is_firing and after.is_firing):
-        return row
-    return Alert(
-        fingerprint=after.fingerprint,
-        name=after.labels.get("alert", ""),
-        severity=after.severity,
-        labels_json=canonical_json(after.labels).decode(),
-        summary=after.sentence,
-        first_ms=after.started_ms,
-        last_ms=after.started_ms,
-        count=0,
-    )
-
-
-def _tell(session: Session, effect: alerts.Effect, now_ms: int) -> None:
-    alert = effect.alert
-    kind = "alert.firing" if isinstance(effect, alerts.Notify) else "alert.resolved"
-    session.add(
-        Outbox(
-            kind=kind,
-            key=f"{kind}:{alert.fingerprint}:{alert.window_end_ms}",
-            body_json=canonical_json(alert).decode(),
-            created_ms=now_ms,
-            due_ms=now_ms,
-        )
-    )
-    audit.record(
-        session,
-        "decision",
-        "system:drift",
-        kind,
-        f"alert:{alert.fingerprint}",
-        {"labels": alert.labels, "severity": alert.severity, "sentence": alert.sentence},
-        now_ms,
-    )
+        columns = [column for column in verdict.columns if column.name == finding.labels.get("feature")]
+        alerts.observe(session, finding, room="system:drift", detail={"verdict": columns}, now_ms=now_ms)

@@ -8,20 +8,22 @@ its key; the name is asked for beside it and given only where it is free.
 from __future__ import annotations
 
 import datetime as dt
+import hmac
 import json
 from dataclasses import dataclass
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from sqlmodel import Session, col, select
+from sqlmodel import Session, select
 
 from bundles.digest import canonical_json, sha256_hex
 from bundles.wire.messages import Profile
 from bundles.wire.topics import is_device_id
 from control_plane.db.tables import Device, EnrolToken
 from control_plane.errors import Conflict, NotAllowed, RequestRefused, Unauthenticated
-from control_plane.identity.authority import Authority, Issued, public_key_pem, read_request
-from control_plane.services import audit, desired
+from control_plane.identity.authority import Authority, key_fingerprint, public_key_pem, read_request
+from control_plane.services import audit, certificates, desired
 
 ACTIVE_STATES = ("enrolled",)
 
@@ -46,6 +48,7 @@ def enrol(
     labels: dict[str, str],
     profile: Profile,
     now_ms: int,
+    serial: str = "",
 ) -> Enrolled:
     """Turn a claim token and a key into a device.
 
@@ -59,9 +62,10 @@ def enrol(
         labels: traits; the token's own win.
         profile: timing of the first, empty desired document.
         now_ms: server clock.
+        serial: the hardware's serial number, as the device says.
 
     Raises:
-        Unauthenticated: ``ENROL_TOKEN``: unknown, expired or used up.
+        Unauthenticated: ``ENROL_TOKEN``: unknown, expired, used up, or for another serial number or key.
         RequestRefused: ``DEVICE_ID``: the name is not allowed.
         Conflict: ``ENROL_NAME_TAKEN``: another key has that name.
         Refused: ``CSR_INVALID``.
@@ -71,14 +75,51 @@ def enrol(
     row = session.exec(
         select(EnrolToken).where(EnrolToken.token_sha256 == sha256_hex(token.encode())).with_for_update()
     ).first()
-    if row is None or row.expires_ms <= now_ms:
+    if row is None or row.expires_ms <= now_ms or not _is_bound_to(row, serial, key):
         raise _token_refused()
-    known = session.exec(select(Device).where(Device.public_key_pem == key_pem)).first()
+    known = session.exec(select(Device).where(Device.public_key_pem == key_pem).with_for_update()).first()
     if known is not None:
-        return _again(session, authority, known, now_ms)
+        return again(session, authority, known, now_ms)
     if row.uses_left < 1:
         raise _token_refused()
-    device = _name(row.device or name, key_pem)
+    new = make_device(
+        session,
+        key_pem=key_pem,
+        device=row.device or name,
+        hardware=row.hardware or hardware,
+        serial=serial,
+        labels={**labels, **json.loads(row.labels_json)},
+        profile=profile,
+        now_ms=now_ms,
+    )
+    certificate = certificates.issue(session, authority, new, key, now_ms)
+    row.uses_left -= 1
+    session.add(row)
+    audit.record(
+        session, "audit", f"device:{new.id}", "device.enrol", f"device:{new.id}",
+        {"token": row.id, "hardware": new.hardware, "serial": new.certificate_serial}, now_ms,
+    )  # fmt: skip
+    return Enrolled(new.id, certificate, created=True)
+
+
+def make_device(
+    session: Session,
+    *,
+    key_pem: str,
+    device: str,
+    hardware: str,
+    serial: str,
+    labels: dict[str, str],
+    profile: Profile,
+    now_ms: int,
+) -> Device:
+    """Make a device of a key, without a certificate yet.
+
+    Raises:
+        RequestRefused: ``DEVICE_ID``: the name is not allowed.
+        Conflict: ``ENROL_NAME_TAKEN``: another key has that name.
+    """
+    device = _name(device, key_pem)
     if session.get(Device, device) is not None:
         raise Conflict(
             f"The name {device!r} belongs to a device with another key.",
@@ -86,27 +127,19 @@ def enrol(
             remedy="Choose another name, or retire that device first.",
             details={"device": device},
         )
-    labels = {**labels, **json.loads(row.labels_json)}
-    issued = authority.issue_device(device, key, now_ms)
     new = Device(
         id=device,
-        hardware=row.hardware or hardware,
+        hardware=hardware,
         labels_json=canonical_json(labels).decode(),
         cohort=labels.get("cohort") or labels.get("site") or "default",
         public_key_pem=key_pem,
         enrolled_ms=now_ms,
+        serial=serial,
     )
-    _keep(new, issued)
     session.add(new)
     session.flush()
-    row.uses_left -= 1
-    session.add(row)
     desired.ensure_desired(session, device, profile, now_ms)
-    audit.record(
-        session, "audit", f"device:{device}", "device.enrol", f"device:{device}",
-        {"token": row.id, "hardware": new.hardware, "serial": issued.serial}, now_ms,
-    )  # fmt: skip
-    return Enrolled(device, issued.certificate_pem.decode(), created=True)
+    return new
 
 
 def renew(session: Session, authority: Authority, device: str, request_pem: str, now_ms: int) -> str:
@@ -120,19 +153,21 @@ def renew(session: Session, authority: Authority, device: str, request_pem: str,
     Raises:
         NotAllowed: ``DEVICE_REVOKED``.
         Refused: ``CSR_INVALID``.
+        TryAgain: ``CERTIFICATES_TOO_OFTEN``.
     """
     row = session.get(Device, device, with_for_update=True)
     if row is None or row.state not in ACTIVE_STATES:
         raise revoked(device)
     key = read_request(request_pem.encode())
-    issued = authority.issue_device(device, key, now_ms)
-    row.next_public_key_pem = public_key_pem(key)
-    _keep(row, issued)
+    key_pem = public_key_pem(key)
+    if key_pem == row.next_public_key_pem and _is_for(row.certificate_pem, key_pem):
+        return row.certificate_pem  # asked before: the answer got lost
+    certificate = certificates.issue(session, authority, row, key, now_ms)
+    row.next_public_key_pem = key_pem
     session.add(row)
-    audit.record(
-        session, "audit", f"device:{device}", "device.renew", f"device:{device}", {"serial": issued.serial}, now_ms
-    )
-    return issued.certificate_pem.decode()
+    body = {"serial": row.certificate_serial}
+    audit.record(session, "audit", f"device:{device}", "device.renew", f"device:{device}", body, now_ms)
+    return certificate
 
 
 def revoked(device: str) -> NotAllowed:
@@ -144,24 +179,20 @@ def revoked(device: str) -> NotAllowed:
     )
 
 
-def revoked_serials(session: Session) -> list[str]:
-    """Return the certificate serials the broker must refuse."""
-    rows = session.exec(
-        select(Device.certificate_serial).where(
-            col(Device.state).not_in(ACTIVE_STATES), Device.certificate_serial != ""
-        )
-    )
-    return sorted(rows)
+def again(session: Session, authority: Authority, row: Device, now_ms: int) -> Enrolled:
+    """The same key once more: its first answer was lost, a person ran the command twice, or it has been approved.
 
-
-def _again(session: Session, authority: Authority, row: Device, now_ms: int) -> Enrolled:
-    """The same key once more: its first answer was lost, or a person ran the command twice."""
+    Raises:
+        NotAllowed: ``DEVICE_REVOKED``.
+        TryAgain: ``CERTIFICATES_TOO_OFTEN``.
+    """
     if row.state not in ACTIVE_STATES:
         raise revoked(row.id)
     half_life = dt.timedelta(days=180) // dt.timedelta(milliseconds=1)
-    if not row.certificate_pem or (row.certificate_expires_ms or 0) - now_ms < half_life:
-        _keep(row, authority.issue_device(row.id, read_key(row.public_key_pem), now_ms))
-        session.add(row)
+    is_old = (row.certificate_expires_ms or 0) - now_ms < half_life
+    if is_old or not _is_for(row.certificate_pem, row.public_key_pem):
+        certificates.issue(session, authority, row, read_key(row.public_key_pem), now_ms)
+        row.next_public_key_pem = ""  # whoever holds the key of before did not get as far as using the next
     return Enrolled(row.id, row.certificate_pem, created=False)
 
 
@@ -183,15 +214,22 @@ def _name(asked: str, key_pem: str) -> str:
     return name
 
 
-def _keep(row: Device, issued: Issued) -> None:
-    row.certificate_pem = issued.certificate_pem.decode()
-    row.certificate_serial = issued.serial
-    row.certificate_expires_ms = issued.expires_ms
+def _is_bound_to(row: EnrolToken, serial: str, key: EllipticCurvePublicKey) -> bool:
+    """Whether a token is for this hardware and this key, as far as it is for one at all."""
+    is_serial = not row.serial or hmac.compare_digest(row.serial.encode(), serial.encode())
+    return is_serial and row.key_sha256 in ("", key_fingerprint(key))
+
+
+def _is_for(certificate_pem: str, key_pem: str) -> bool:
+    if not certificate_pem:
+        return False
+    public = x509.load_pem_x509_certificate(certificate_pem.encode()).public_key()
+    return isinstance(public, EllipticCurvePublicKey) and public_key_pem(public) == key_pem
 
 
 def _token_refused() -> Unauthenticated:
     return Unauthenticated(
-        "The claim token is unknown, expired or used up.",
+        "The claim token is unknown, expired, used up, or for another device.",
         code="ENROL_TOKEN",
         remedy="Ask an operator for a new one: wavegate device enroll-token.",
     )

@@ -15,13 +15,14 @@ from typing import Any, BinaryIO, Protocol
 from sqlmodel import Session, select
 
 from bundles.archive import Archive, open_archive
-from bundles.errors import AskPerson, TrustRefused
+from bundles.errors import TrustRefused
 from bundles.verify import check_new_listing, verify_content
 from control_plane.auth import Principal, Role
 from control_plane.db.queries.releases import ReleaseView, release_unknown, view_of
 from control_plane.db.tables import Release
 from control_plane.errors import Conflict, NotAllowed
 from control_plane.services import audit
+from control_plane.services.revocations import check_clear
 
 
 class BlobStore(Protocol):
@@ -33,7 +34,7 @@ class BlobStore(Protocol):
 
 
 class TrustRepository(Protocol):
-    """The online half of the trust repository (``bundles.trust.repository.OnlineRepository``)."""
+    """What the registry needs of the trust repository (``services.trust.ServedTrust``)."""
 
     def publish(self, files: Mapping[str, bytes]) -> Any:
         """Check metadata signed elsewhere and publish it; all or nothing, twice is once."""
@@ -88,7 +89,7 @@ def store(archive: Archive, blobs: BlobStore, trust: TrustRepository) -> None:
         with archive.open_file(entry) as stream:
             blobs.put(entry.sha256, stream)
     if archive.metadata and trust.listed().get(manifest.target_path) != archive.sha256:
-        _publish(trust, archive.metadata)
+        trust.publish(archive.metadata)
     if trust.listed().get(manifest.target_path) != archive.sha256:
         raise TrustRefused(
             "The signed metadata in the archive does not list this bundle.",
@@ -105,7 +106,7 @@ def register(session: Session, archive: Archive, publisher: Principal, now_ms: i
     """
     known = session.get(Release, archive.sha256)
     if known is not None:
-        return Published(view_of(known), is_new=False)
+        return Published(view_of(session, known), is_new=False)
     _check_unused(session, archive)
     manifest = archive.manifest
     baseline = manifest.file_with_role("baseline")
@@ -127,7 +128,7 @@ def register(session: Session, archive: Archive, publisher: Principal, now_ms: i
     session.flush()
     body = {"target": manifest.target_path, "release_counter": manifest.release_counter, "channel": manifest.channel}
     audit.record(session, "audit", publisher.name, "release.publish", f"release:{row.sha256}", body, now_ms)
-    return Published(view_of(row), is_new=True)
+    return Published(view_of(session, row), is_new=True)
 
 
 def approve(session: Session, sha256: str, *, approver: Principal, comment: str, now_ms: int) -> ReleaseView:
@@ -136,7 +137,7 @@ def approve(session: Session, sha256: str, *, approver: Principal, comment: str,
     Raises:
         NotFound: ``RELEASE_UNKNOWN``.
         NotAllowed: ``FOUR_EYES``: the publisher may not approve; or the team is not theirs.
-        Conflict: ``RELEASE_STAGE``: it was rejected or retired.
+        Conflict: ``RELEASE_STAGE``: it was rejected or retired; ``TRUST_REVOKED``.
     """
     return _judge(session, sha256, "approved", approver, comment, now_ms)
 
@@ -152,15 +153,6 @@ def reject(session: Session, sha256: str, *, approver: Principal, comment: str, 
     return _judge(session, sha256, "rejected", approver, comment, now_ms)
 
 
-def _publish(trust: TrustRepository, metadata: Mapping[str, bytes]) -> None:
-    try:
-        trust.publish(metadata)
-    except AskPerson as error:
-        if error.code != "TRUST_CONFLICT":
-            raise
-        raise Conflict(error.sentence, code=error.code, remedy=error.remedy, details=error.details) from error
-
-
 def _judge(session: Session, sha256: str, stage: str, approver: Principal, comment: str, now_ms: int) -> ReleaseView:
     row = session.get(Release, sha256, with_for_update=True)
     if row is None:
@@ -173,7 +165,9 @@ def _judge(session: Session, sha256: str, stage: str, approver: Principal, comme
             remedy="Ask another person with the role approver.",
         )
     if row.stage == stage:
-        return view_of(row)
+        return view_of(session, row)
+    if stage == "approved":
+        check_clear(session, sha256)
     if row.stage != "registered":
         raise Conflict(
             f"The release is {row.stage}: it cannot become {stage}.",
@@ -186,7 +180,7 @@ def _judge(session: Session, sha256: str, stage: str, approver: Principal, comme
     session.flush()
     body = {"comment": comment, "version": row.version}
     audit.record(session, "audit", approver.name, f"release.{stage}", f"release:{sha256}", body, now_ms)
-    return view_of(row)
+    return view_of(session, row)
 
 
 def _check_unused(session: Session, archive: Archive) -> None:

@@ -26,7 +26,7 @@ from bundles.wire.messages import Ack, Event, Presence, Reported, Telemetry, UpM
 from control_plane import metrics
 from control_plane.db.tables import DeadLetter, Device, DeviceEvent
 from control_plane.db.tables import Desired as DesiredRow
-from control_plane.services import desired, sequence
+from control_plane.services import clones, desired, sequence
 from control_plane.services.rollups import FreshWindow, add_windows
 
 log = structlog.get_logger()
@@ -152,6 +152,7 @@ def _move_states(
                 row.presence = message.state
             session.add(row)
             continue
+        clones.watch(session, row, message, now_ms)
         if (message.session, message.beat) <= (row.session, row.beat):
             continue  # an older heartbeat that overtook nothing: the newest one stands
         row.session, row.beat = message.session, message.beat

@@ -10,10 +10,25 @@ import msgspec
 from sqlmodel import Session, col, select, tuple_
 
 from control_plane.db.queries.pages import cut
-from control_plane.db.tables import Release
+from control_plane.db.tables import Release, RevokedBundle
 from control_plane.errors import NotFound
 
 Key = tuple[int, str]
+
+
+@dataclass(frozen=True)
+class Revocation:
+    """Signed metadata forbids the bundle.
+
+    Attributes:
+        reason: in a person's words.
+        strength: signatures; devices that run it heed it from 2 on.
+        at_ms: when it was signed.
+    """
+
+    reason: str
+    strength: int
+    at_ms: int
 
 
 @dataclass(frozen=True)
@@ -26,6 +41,7 @@ class ReleaseView:
         length: bytes of ``bundle.json``.
         baseline_sha256: blob of the reference distribution, empty if none.
         comment: of whoever approved or rejected it.
+        revoked: None where nothing forbids it.
     """
 
     sha256: str
@@ -43,6 +59,22 @@ class ReleaseView:
     approver: str
     approved_ms: int | None
     comment: str
+    revoked: Revocation | None = None
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a model comes from, as far as its publisher signed it; empty where the manifest says nothing.
+
+    Attributes:
+        parent: the release of the same team it was made from, where the registry knows it.
+    """
+
+    training_run: str
+    dataset_sha256: str
+    code_revision: str
+    parent_sha256: str
+    parent: ReleaseView | None
 
 
 @dataclass(frozen=True)
@@ -51,6 +83,7 @@ class ReleaseDetail:
 
     release: ReleaseView
     manifest: dict[str, Any]
+    lineage: Lineage
 
 
 @dataclass(frozen=True)
@@ -61,7 +94,7 @@ class ReleasePage:
     next: str
 
 
-_COLUMNS = [col(getattr(Release, name)) for name in ReleaseView.__dataclass_fields__]
+_STORED = [name for name in ReleaseView.__dataclass_fields__ if name != "revoked"]
 
 
 def list_releases(
@@ -85,7 +118,7 @@ def list_releases(
         after: (published_ms, sha256) of the last release seen.
         limit: size of the page.
     """
-    statement = select(*_COLUMNS)
+    statement = select(*(col(getattr(Release, name)) for name in _STORED))
     for column, wanted in ((Release.team, team), (Release.model, model), (Release.stage, stage)):
         if wanted:
             statement = statement.where(col(column) == wanted)
@@ -95,7 +128,9 @@ def list_releases(
     if after is not None:
         statement = statement.where(key < after)
     order = (col(Release.published_ms).desc(), col(Release.sha256).desc())
-    rows = [ReleaseView(*row) for row in session.execute(statement.order_by(*order).limit(limit + 1))]
+    found = session.execute(statement.order_by(*order).limit(limit + 1)).all()
+    revoked = _revoked_among(session, [row.sha256 for row in found])
+    rows = [ReleaseView(**row._mapping, revoked=revoked.get(row.sha256)) for row in found]
     return cut(rows, limit, lambda row: (row.published_ms, row.sha256))
 
 
@@ -108,12 +143,31 @@ def show_release(session: Session, sha256: str) -> ReleaseDetail:
     row = session.get(Release, sha256)
     if row is None:
         raise release_unknown(sha256)
-    return ReleaseDetail(release=view_of(row), manifest=msgspec.json.decode(row.manifest_json))
+    manifest = msgspec.json.decode(row.manifest_json)
+    return ReleaseDetail(view_of(session, row), manifest, _lineage(session, row.team, manifest.get("lineage") or {}))
 
 
-def view_of(row: Release) -> ReleaseView:
+def view_of(session: Session, row: Release) -> ReleaseView:
     """Return ``row`` as plain values."""
-    return ReleaseView(**{name: getattr(row, name) for name in ReleaseView.__dataclass_fields__})
+    stored = {name: getattr(row, name) for name in _STORED}
+    return ReleaseView(**stored, revoked=_revoked_among(session, [row.sha256]).get(row.sha256))
+
+
+def _lineage(session: Session, team: str, said: dict[str, str]) -> Lineage:
+    parent_sha256 = said.get("parent_sha256", "")
+    parent = session.get(Release, parent_sha256) if parent_sha256 else None
+    return Lineage(
+        training_run=said.get("training_run", ""),
+        dataset_sha256=said.get("dataset_sha256", ""),
+        code_revision=said.get("code_revision", ""),
+        parent_sha256=parent_sha256,
+        parent=view_of(session, parent) if parent and parent.team == team else None,
+    )
+
+
+def _revoked_among(session: Session, digests: Sequence[str]) -> dict[str, Revocation]:
+    rows = session.exec(select(RevokedBundle).where(col(RevokedBundle.sha256).in_(digests))).all()
+    return {row.sha256: Revocation(row.reason, row.strength, row.at_ms) for row in rows}
 
 
 def release_unknown(sha256: str) -> NotFound:

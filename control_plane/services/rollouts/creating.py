@@ -24,6 +24,7 @@ from control_plane.db.queries.rollouts import RolloutView, view_of
 from control_plane.db.tables import Release
 from control_plane.errors import Conflict, PolicyRefused
 from control_plane.services import audit
+from control_plane.services.revocations import check_clear
 from control_plane.services.rollouts.devices import insert_rows
 from control_plane.services.rollouts.driving import DEFAULT_BUCKET_MS, drive
 from control_plane.services.rollouts.effects import Run
@@ -105,12 +106,13 @@ def create(
     """Store a rollout. It waits for approval; where the policy asks for none it begins at once.
 
     Raises:
-        Conflict: ``RELEASE_NOT_APPROVED``.
+        Conflict: ``RELEASE_NOT_APPROVED``, or ``TRUST_REVOKED``.
         NotFound: as ``dry_run``.
         PolicyRefused: as ``dry_run``.
         PlanRefused: as ``dry_run``.
     """
     release = find_release(session, request.release)
+    check_clear(session, release.sha256)
     if release.stage not in USABLE_STAGES:
         raise Conflict(
             f"The release {release.team}/{release.model}@{release.version} is {release.stage}, not approved.",

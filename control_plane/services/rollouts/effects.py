@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -34,6 +35,7 @@ from control_plane.core.rollout import (
 from control_plane.core.states import IN_PROGRESS, NOT_ON_TRIAL, DeviceState
 from control_plane.db.tables import Device, DeviceExecution, Outbox, Release
 from control_plane.services import audit, desired
+from control_plane.services.revocations import all_forbidden, check_clear
 from control_plane.services.rollouts.devices import Moves, desired_model, execution_of, previous_models, put, rows_of
 from control_plane.services.rollouts.evidence import gather_evidence
 from control_plane.services.rollouts.stored import Stored
@@ -60,6 +62,11 @@ class Run:
     bucket_ms: int
     evidence: dict[str, dict[str, object]] = field(default_factory=dict)
 
+    @cached_property
+    def forbidden(self) -> frozenset[str]:
+        """Digests of revoked bundles."""
+        return frozenset(all_forbidden(self.session))
+
     def ask(self, device: str, models: dict[str, DesiredModel], *, canary: bool) -> int:
         """Set what ``device`` is asked to run; return the generation."""
         profile = self.stored.spec.profile
@@ -68,11 +75,15 @@ class Run:
         )
 
     def ask_back(self, row: DeviceExecution) -> int:
-        """Ask the device of ``row`` back to what it ran before, its other models left as they are now."""
+        """Ask the device of ``row`` back to what it ran before, its other models left as they are now.
+
+        What was revoked since is not named again: the device is left to its own choice of what it holds.
+        """
         key, models = self.stored.model_key, desired.current_models(self.session, row.device)
         models.pop(key, None)
-        if key in (before := previous_models(row)):
-            models[key] = before[key]
+        before = previous_models(row).get(key)
+        if before is not None and before.sha256 not in self.forbidden:
+            models[key] = before
         return self.ask(row.device, models, canary=False)
 
     def put(self, row: DeviceExecution, execution: Execution) -> None:
@@ -90,6 +101,7 @@ def _offer(run: Run, effect: OfferWave) -> Sequence[Event]:
     session, stored, moves = run.session, run.stored, Moves(run.now_ms)
     release = session.get(Release, stored.spec.bundle_sha256)
     assert release is not None  # a foreign key
+    check_clear(session, release.sha256)  # a rollout of a revoked bundle is about to be stopped: it offers no more
     target, key = desired_model(release), stored.model_key
     rows = rows_of(session, stored.id, [effect.wave], [DeviceState.QUEUED])
     hindered = take_over(session, stored, [row.device for row in rows], run.now_ms)

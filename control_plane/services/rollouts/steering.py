@@ -26,9 +26,13 @@ from control_plane.core.states import RolloutPhase
 from control_plane.db.queries.rollouts import RolloutView, view_of
 from control_plane.errors import Conflict, NotAllowed, PreconditionFailed
 from control_plane.services import audit
+from control_plane.services.revocations import check_clear
 from control_plane.services.rollouts.driving import DEFAULT_BUCKET_MS, drive
 from control_plane.services.rollouts.effects import Run
 from control_plane.services.rollouts.stored import Stored, load
+
+_FORWARD = ("approve", "resume", "promote")
+"""Verbs after which devices are asked to take the bundle; a revoked one is refused."""
 
 
 def approve(session: Session, rollout: str, *, actor: str, expected: int | None, now_ms: int) -> RolloutView:
@@ -38,7 +42,8 @@ def approve(session: Session, rollout: str, *, actor: str, expected: int | None,
         NotAllowed: ``FOUR_EYES`` where the creator approves.
         NotFound: as every verb: ``ROLLOUT_UNKNOWN``.
         PreconditionFailed: as every verb: ``VERSION_CHANGED``.
-        Conflict: as every verb: ``ROLLOUT_PHASE``, it does not fit where the rollout stands.
+        Conflict: as every verb: ``ROLLOUT_PHASE``, it does not fit where the rollout stands; as every verb that goes
+            forward: ``TRUST_REVOKED``.
     """
 
     def event(stored: Stored) -> OperatorEvent:
@@ -120,6 +125,8 @@ def _steer(
         raise Conflict(
             why_not, code="ROLLOUT_PHASE", remedy="See `wavegate rollout explain`.", details={"phase": stored.row.phase}
         )
+    if verb in _FORWARD:
+        check_clear(session, stored.spec.bundle_sha256)
     body = {"reason": reason, "version": stored.row.version, "spec_sha256": stored.row.spec_sha256}
     audit.record(session, "audit", actor, f"rollout.{verb}", f"rollout:{rollout}", body, now_ms)
     run = Run(session, stored, now_ms, DEFAULT_BUCKET_MS)
