@@ -8,42 +8,44 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import logging
 import secrets
-import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import structlog
-from filelock import FileLock, Timeout
 from sqlmodel import Session
 
 from bundles.errors import AskPerson
-from bundles.trust.director import sign_desired
-from bundles.trust.repository import OnlineRepository
-from bundles.trust.signers import load_signer
-from bundles.wire.messages import Desired
+from bundles.trust.drafting.expiry import Deadline
+from bundles.trust.publishing.repository import OnlineRepository
 from control_plane import metrics
 from control_plane.api.application import create_api
 from control_plane.api.deps import ApiSettings, Check, Deps
 from control_plane.api.device import DeviceDoors, NonceHeader, device_router
 from control_plane.api.fanout import Fanout
 from control_plane.api.metrics import metrics_router
-from control_plane.broker.configuration import INGEST_NAME, PUBLISH_NAME, BrokerFiles
+from control_plane.broker.configuration import INGEST_NAME, PUBLISH_NAME
 from control_plane.broker.connection import Connection, Teller
+from control_plane.broker.eviction import evict
 from control_plane.broker.supervisor import Broker, find_mosquitto
 from control_plane.db.engine import Database
+from control_plane.deadlines import server_deadlines
+from control_plane.folder import Folder, own
 from control_plane.identity.authority import Authority, write_private
 from control_plane.identity.nonce import Nonces
 from control_plane.ingest.consumer import Consumer
 from control_plane.ingest.writer import Writer
-from control_plane.services import desired, enrolment, reports, rollouts
+from control_plane.logs import set_up_logging
+from control_plane.online_keys import ROLES, OnlineKeys
+from control_plane.readiness import revocations_check, trust_check
+from control_plane.services import desired, reports, rollouts
 from control_plane.services.changes import look
+from control_plane.services.deltas import Deltas
 from control_plane.services.reports import Inbound, Outcome
+from control_plane.services.trust import ServedTrust
+from control_plane.services.trust_view import TrustView, trust_view
 from control_plane.serving import Door, bind, serve
 from control_plane.settings import Settings
 from control_plane.storage import Blobs
@@ -52,10 +54,10 @@ from control_plane.web.site import WebParts
 from control_plane.workers.drift import DriftJudge
 from control_plane.workers.periodic import Periodic
 from control_plane.workers.publisher import AckPublisher, DesiredPublisher
+from control_plane.workers.revocations import Revocations
 from control_plane.workers.upkeep import Upkeep
 
 log = structlog.get_logger()
-ONLINE_ROLES = ("snapshot", "timestamp", "director")
 
 
 class SystemClock:
@@ -64,55 +66,6 @@ class SystemClock:
     def now_ms(self) -> int:
         """Return UTC epoch milliseconds."""
         return time.time_ns() // 1_000_000
-
-
-@dataclass(frozen=True)
-class Folder:
-    """Where the server keeps what is its own."""
-
-    path: Path
-
-    @property
-    def keys(self) -> Path:
-        """Online keys and the two authorities, 0700."""
-        return self.path / "keys"
-
-    @property
-    def metadata(self) -> Path:
-        """Published trust metadata."""
-        return self.path / "metadata"
-
-    @property
-    def broker(self) -> BrokerFiles:
-        """The private broker's files."""
-        return BrokerFiles((self.path / "broker").absolute())
-
-
-@contextlib.contextmanager
-def own(folder: Folder) -> Iterator[None]:
-    """Hold the data folder: one server at a time.
-
-    Raises:
-        AskPerson: ``FOLDER_IN_USE``, or ``FOLDER`` where it cannot be made.
-    """
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.path / "server.lock")
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise AskPerson(
-            f"Another server is running on {folder.path}.",
-            code="FOLDER_IN_USE",
-            remedy="Stop it first, or choose another folder with --dir.",
-        ) from error
-    except OSError as error:
-        raise AskPerson(
-            f"The folder {folder.path} cannot be used: {error.strerror}.", code="FOLDER", remedy="Choose another --dir."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def open_database(settings: Settings) -> Database:
@@ -170,12 +123,21 @@ class Server:
         now_ms = clock.now_ms()
         self._server_ca = server_authority(folder, now_ms)
         self._device_ca = Authority.open_or_create(folder.keys, "device-ca", now_ms)
-        self._director = _online_signer(folder, "director")
-        self._metadata = OnlineRepository(
-            folder.metadata, _online_signer(folder, "snapshot"), _online_signer(folder, "timestamp"), clock.now_ms
-        )
+        keys = _online_keys(folder)
+        repository = OnlineRepository(folder.metadata, keys.ring("snapshot"), keys.ring("timestamp"), clock.now_ms)
+        keys.director(repository.targets)  # a server that could sign for no device does not start
         self._db = open_database(settings)
+        self._trust = ServedTrust(
+            repository,
+            folder.metadata,
+            keys,
+            self._db,
+            clock.now_ms,
+            changed=self._wake_publisher,
+            place=f"http://{settings.host}:{port}",
+        )
         self._blobs = Blobs.at(settings.blobs_url or folder.path / "blobs")
+        self._deltas = Deltas(self._db, self._blobs, scratch=folder.path)
         self._broker = self._make_broker()
         self._issue_own_certificates(now_ms)
         self._ingest_connection: Connection | None = None
@@ -202,9 +164,10 @@ class Server:
     def start(self) -> None:
         """Start the broker, the connections to it and the workers."""
         if self._broker is not None:
-            self._write_revocations()
+            self._revocations.write()
             self._broker.start()
             self._start_ingest()
+        self._trust.settle()  # what a crash after a publication left
         self._tell_everything_again()
         for worker in self._workers.values():
             worker.start()
@@ -218,6 +181,7 @@ class Server:
         for worker in self._workers.values():
             with contextlib.suppress(RuntimeError):  # never started
                 worker.stop()
+        self._deltas.close()
         if self._publish_connection is not None:
             self._publish_connection.stop()
         if self._broker is not None:
@@ -243,7 +207,7 @@ class Server:
 
     def _make_workers(self) -> dict[str, Periodic]:
         settings = self._settings
-        upkeep = Upkeep(self._db, self._metadata, settings.raw_retention_h, self._clock.now_ms)
+        upkeep = Upkeep(self._db, self._trust, settings.raw_retention_h, self._clock.now_ms, self._deadlines)
         drift = DriftJudge(
             self._db, self._blobs.read_all, settings.rollup_bucket_s, settings.timing(), self._clock.now_ms
         )
@@ -255,12 +219,20 @@ class Server:
         if self._broker is not None:
             self._publish_connection = self._connection(PUBLISH_NAME)
             teller = Teller(self._publish_connection)
-            publisher = DesiredPublisher(self._db, teller, self._sign, self._clock.now_ms)
+            publisher = DesiredPublisher(self._db, teller, self._trust.sign, self._clock.now_ms)
             self._acks = AckPublisher(teller)
             workers["publisher"] = Periodic("publisher", settings.publish_s, publisher.round)
             workers["renewer"] = Periodic("renewer", 3600.0, publisher.refresh_aging)
             workers["acks"] = Periodic("acks", 1.0, self._acks.round)
-            workers["revocations"] = Periodic("revocations", 24 * 3600.0, self._reload_revocations)
+            self._revocations = Revocations(
+                self._db,
+                self._device_ca,
+                self._folder.broker.crl,
+                self._broker.reload,
+                self._evict,
+                self._clock.now_ms,
+            )
+            workers["revocations"] = Periodic("revocations", 1.0, self._revocations.round)
         return workers
 
     def _make_app(self) -> Any:
@@ -271,22 +243,24 @@ class Server:
             authority=self._device_ca,
             server_ca_pem=self._server_ca.certificate_pem.decode(),
             nonces=Nonces(self._nonce_secret()),
-            sign=self._sign,
+            sign=self._trust.sign,
             ingest=self._ingest,
             committed=self._committed,
             profile=self._settings.timing(),
             broker=self._broker_address,
             now_ms=self._clock.now_ms,
+            deltas=self._deltas,
+            allows_approval=self._settings.enrolment == "approval",
         )
         settings = self._settings
         fanout = Fanout(look(self._db))
-        web = web_router(WebParts(db=self._db, now_ms=self._clock.now_ms, listen=fanout.listen))
+        web = web_router(WebParts(self._db, self._clock.now_ms, fanout.listen, self._trust_view))
         deps = Deps(
             db=self._db,
             storage=self._blobs,
             clock=self._clock,
-            metadata=self._metadata,
-            sign=self._sign,
+            metadata=self._trust,
+            sign=self._trust.sign,
             random_bytes=secrets.token_bytes,
             fanout=fanout,
             web=web,
@@ -298,7 +272,7 @@ class Server:
             ),
             device_surface=device_router(doors),
             extra=[metrics_router(self._db)],
-            readiness=[self._broker_check],
+            readiness=[self._broker_check, self._revocations_check, self._trust_check],
         )
         app = create_api(deps)
         app.add_middleware(NonceHeader, nonce=lambda: doors.nonces.current(doors.now_ms()))
@@ -326,19 +300,18 @@ class Server:
     def _committed(self, outcome: Outcome) -> None:
         if self._broker is not None and outcome.acks:
             self._acks.add(outcome.acks)
-        if outcome.touched and (publisher := self._workers.get("publisher")):
-            publisher.wake()
+        if outcome.touched:
+            self._wake_publisher()
 
     def _reconcile(self) -> None:
         bucket_ms = int(self._settings.rollup_bucket_s * 1000)
         moved = rollouts.tick(self._db, self._clock.now_ms(), bucket_ms=bucket_ms)
-        if moved and (publisher := self._workers.get("publisher")):
-            publisher.wake()
+        if moved:
+            self._wake_publisher()
 
-    def _sign(self, document: Desired) -> bytes:
-        # The hint lets a device refresh its trust metadata before it looks for a bundle published a moment ago.
-        hinted = msgspec.structs.replace(document, trust_version=self._metadata.timestamp_version)
-        return sign_desired(hinted, self._director)
+    def _wake_publisher(self) -> None:
+        if publisher := self._workers.get("publisher"):
+            publisher.wake()
 
     def _tell_everything_again(self) -> None:
         """Nothing retained can be counted on after a start of the broker or of ourselves."""
@@ -346,8 +319,7 @@ class Server:
             metrics.BROKER_RESTARTS.set(self._broker.restarts)
         with self._db.write() as session:
             desired.republish_all(session)
-        if publisher := self._workers.get("publisher"):
-            publisher.wake()
+        self._wake_publisher()
 
     def _broker_address(self) -> tuple[str, int] | None:
         return (self._settings.names[-1], self._settings.mqtt_port) if self._broker else None
@@ -357,6 +329,20 @@ class Server:
             return Check("broker", True, "none; devices poll over HTTPS")
         connected = self._publish_connection is not None and self._publish_connection.is_connected
         return Check("broker", connected, "" if connected else "not connected")
+
+    def _revocations_check(self) -> Check:
+        now_ms = self._clock.now_ms()
+        return revocations_check(self._folder.broker.crl if self._broker else None, now_ms)
+
+    def _trust_view(self) -> TrustView:
+        return trust_view(self._trust, self._clock.now_ms(), self._deadlines())
+
+    def _trust_check(self) -> Check:
+        return trust_check(self._trust, self._clock.now_ms())
+
+    def _deadlines(self) -> dict[str, Deadline]:
+        broker = self._folder.broker if self._broker else None
+        return server_deadlines(self._folder.keys, broker, self._clock.now_ms())
 
     def _connection(self, name: str, *, manual_ack: bool = False) -> Connection:
         return Connection(
@@ -377,15 +363,10 @@ class Server:
             (keys / f"{name}.pem").write_bytes(issued.certificate_pem)
             write_private(keys / f"{name}.key", issued.key_pem or b"")
 
-    def _write_revocations(self) -> None:
-        with self._db.read() as session:
-            serials = enrolment.revoked_serials(session)
-        self._folder.broker.crl.write_bytes(self._device_ca.revocation_list(serials, self._clock.now_ms()))
-
-    def _reload_revocations(self) -> None:
-        self._write_revocations()
-        if self._broker is not None:
-            self._broker.reload()
+    def _evict(self, device: str) -> None:
+        pin, settings = self._server_ca.certificate_pem, self._settings
+        issued = self._device_ca.issue_eviction(device, self._clock.now_ms())
+        evict(device, issued.pair_pem, pin, settings.mqtt_host, settings.mqtt_port)
 
     def _nonce_secret(self) -> bytes:
         path = self._folder.keys / "nonce.secret"
@@ -394,35 +375,20 @@ class Server:
         return path.read_bytes()
 
 
-def set_up_logging(settings: Settings) -> None:
-    """Send structured logs to standard error."""
-    renderer: Any = (
-        structlog.processors.JSONRenderer()
-        if settings.log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+def _online_keys(folder: Folder) -> OnlineKeys:
+    """Load the keys this server signs with.
 
-
-def _online_signer(folder: Folder, role: str) -> Any:
-    path = folder.keys / f"{role}.pem"
-    if not path.exists() or not (folder.metadata / "timestamp.json").exists():
+    Raises:
+        AskPerson: ``TRUST_NOT_INITIALISED`` where no ceremony was held for this folder.
+    """
+    in_use = [folder.keys / f"{role}.pem" for role in ROLES]
+    if not all(path.exists() for path in (*in_use, folder.metadata / "timestamp.json")):
         raise AskPerson(
             f"The trust repository of {folder.path} is not set up.",
             code="TRUST_NOT_INITIALISED",
             remedy=f"Run the key ceremony first: wavegate trust init --help (user {getpass.getuser()}).",
         )
-    return load_signer(path)
+    return OnlineKeys(folder.keys)
 
 
 def _keep(stem: Path, issued: Any) -> None:

@@ -24,5 +24,8 @@ WORKER_FAILURES = Counter(
     "wavegate_worker_failures", "Rounds of a background worker that failed.", ["worker"], registry=REGISTRY
 )
 METADATA_EXPIRY = Gauge(
-    "wavegate_metadata_expires_timestamp_seconds", "When a trust role's metadata expires.", ["role"], registry=REGISTRY
+    "wavegate_metadata_expires_timestamp_seconds",
+    "When a trust role's metadata, a certificate or a list expires.",
+    ["role"],
+    registry=REGISTRY,
 )

@@ -15,7 +15,8 @@ from fastapi import APIRouter, Depends, Request
 from bundles.wire.messages import Desired, Profile
 from control_plane.api.fanout import Fanout
 from control_plane.db.engine import Database
-from control_plane.services.registry import BlobStore, TrustRepository
+from control_plane.services.registry import BlobStore
+from control_plane.services.trust import ServedTrust
 
 
 class Clock(Protocol):
@@ -60,7 +61,7 @@ class Deps:
         db: the database.
         storage: blobs.
         clock: server clock.
-        metadata: publishes trust metadata.
+        metadata: the trust repository being served.
         sign: signs a desired document with the director's key.
         random_bytes: source of randomness for tokens and ids.
         fanout: one task per process that tells SSE streams what changed.
@@ -73,7 +74,7 @@ class Deps:
     db: Database
     storage: BlobStore
     clock: Clock
-    metadata: TrustRepository
+    metadata: ServedTrust
     sign: Callable[[Desired], bytes]
     random_bytes: Callable[[int], bytes]
     fanout: Fanout

@@ -27,12 +27,14 @@ from bundles.wire.codec import MAX_BATCH_BYTES, decode_batch, encode
 from bundles.wire.messages import Profile
 from bundles.wire.proof import read_proof, verify_proof
 from control_plane.api import problems
+from control_plane.api.deltas import add_delta_route
 from control_plane.db.engine import Database
 from control_plane.db.tables import Device, UsedProof
 from control_plane.errors import NotFound, RequestRefused, TooLarge, Unauthenticated
-from control_plane.identity.authority import Authority
+from control_plane.identity.authority import Authority, read_request
 from control_plane.identity.nonce import LIFE_MS, Nonces
-from control_plane.services import desired, enrolment
+from control_plane.services import approvals, desired, enrolment
+from control_plane.services.deltas import Deltas
 from control_plane.services.reports import Inbound, Outcome
 from control_plane.storage import Blobs
 
@@ -45,13 +47,14 @@ T = TypeVar("T")
 
 
 class EnrolRequest(msgspec.Struct):
-    """Body of ``POST /v1/enroll``."""
+    """Body of ``POST /v1/enroll``; no token asks for a person's approval."""
 
     token: str
     csr: str
     name: str = ""
     hardware: str = ""
     labels: dict[str, str] = {}
+    serial: str = ""
 
 
 class RenewRequest(msgspec.Struct):
@@ -77,6 +80,8 @@ class DeviceDoors:
         profile: timing of a new device's first document.
         broker: host and port devices should use, None where there is no broker.
         now_ms: server clock.
+        deltas: between files of one model, None where none are offered.
+        allows_approval: whether a device without a token may wait for a person's approval.
     """
 
     db: Database
@@ -91,6 +96,8 @@ class DeviceDoors:
     profile: Profile
     broker: Callable[[], tuple[str, int] | None]
     now_ms: Callable[[], int]
+    deltas: Deltas | None = None
+    allows_approval: bool = False
 
 
 class NonceHeader:
@@ -170,6 +177,9 @@ def device_router(doors: DeviceDoors) -> APIRouter:
         _authenticate(doors, request, b"")
         return _blob(doors, digest, request.headers.get("Range"))
 
+    if doors.deltas is not None:
+        add_delta_route(router, doors.deltas, lambda request: _authenticate(doors, request, b""))
+
     @router.get("/metadata/{name}")
     def get_metadata(name: str) -> Response:
         """Return a file of trust metadata; it is public and signed."""
@@ -201,17 +211,9 @@ def _document(doors: DeviceDoors, device: str) -> tuple[bytes, str]:
 def _enroll(doors: DeviceDoors, body: bytes) -> Response:
     asked = _decode(body, EnrolRequest)
     with doors.db.write() as session:
-        done = enrolment.enrol(
-            session,
-            doors.authority,
-            token=asked.token,
-            request_pem=asked.csr,
-            name=asked.name,
-            hardware=asked.hardware,
-            labels=asked.labels,
-            profile=doors.profile,
-            now_ms=doors.now_ms(),
-        )
+        done = _enrol_without_token(doors, session, asked) if not asked.token else _enrol(doors, session, asked)
+    if isinstance(done, str):
+        return _json({"state": "pending", "fingerprint": done}, status=202)
     broker = doors.broker()
     answer = {
         "device": done.device,
@@ -221,6 +223,47 @@ def _enroll(doors: DeviceDoors, body: bytes) -> Response:
         "poll_s": doors.profile.poll_s,
     }
     return _json(answer)
+
+
+def _enrol(doors: DeviceDoors, session: Session, asked: EnrolRequest) -> enrolment.Enrolled:
+    return enrolment.enrol(
+        session,
+        doors.authority,
+        token=asked.token,
+        request_pem=asked.csr,
+        name=asked.name,
+        hardware=asked.hardware,
+        labels=asked.labels,
+        profile=doors.profile,
+        now_ms=doors.now_ms(),
+        serial=asked.serial,
+    )
+
+
+def _enrol_without_token(doors: DeviceDoors, session: Session, asked: EnrolRequest) -> enrolment.Enrolled | str:
+    """Return the device that this key has become, or the key's fingerprint while nobody has decided."""
+    key, now_ms = read_request(asked.csr.encode()), doors.now_ms()
+    if (device := approvals.approved(session, key)) is not None:
+        return enrolment.again(session, doors.authority, device, now_ms)
+    if not doors.allows_approval:
+        raise _denied_enrolment()
+    return approvals.ask(
+        session,
+        key,
+        name=asked.name,
+        hardware=asked.hardware,
+        serial=asked.serial,
+        labels=asked.labels,
+        now_ms=now_ms,
+    )
+
+
+def _denied_enrolment() -> Unauthenticated:
+    return Unauthenticated(
+        "This server enrols with a claim token only.",
+        code="ENROL_TOKEN",
+        remedy="Ask an operator for one: wavegate device enroll-token.",
+    )
 
 
 def _authenticate(doors: DeviceDoors, request: Request, body: bytes) -> str:
@@ -323,5 +366,5 @@ def _decode(body: bytes, kind: type[T]) -> T:
         ) from error
 
 
-def _json(value: object) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status_code=status, media_type="application/json")

@@ -21,6 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from control_plane.auth import Principal
 from control_plane.db.queries import fleet
 from control_plane.errors import NotFound, Unauthenticated
+from control_plane.services.trust_view import TrustView
 from control_plane.web.answers import html, page_route
 from control_plane.web.query import filters, names
 from control_plane.web.site import Site
@@ -43,6 +44,7 @@ class Visit:
         now_ms: server clock.
         path: parameters of the path.
         query: parameters of the address.
+        trust: returns what the trust metadata says now; reads files, so only pages that show it ask.
     """
 
     session: Session
@@ -50,6 +52,7 @@ class Visit:
     now_ms: int
     path: Mapping[str, str]
     query: Mapping[str, str]
+    trust: Callable[[], TrustView]
 
 
 @dataclass(frozen=True)
@@ -95,16 +98,17 @@ def _add(router: APIRouter, site: Site, page: Page) -> None:
 def _load(site: Site, page: Page, request: Request) -> dict[str, Any]:
     with site.parts.db.read() as session:
         caller, now_ms = site.caller(session, request), site.parts.now_ms()
-        visit = Visit(session, caller, now_ms, names(request.path_params), filters(request.query_params))
+        path, query = names(request.path_params), filters(request.query_params)
+        visit = Visit(session, caller, now_ms, path, query, site.parts.trust)
         values = page.load(visit)
         address = request.url.path.removeprefix(LIVE)
-        query = f"?{request.url.query}" if request.url.query else ""
+        search = f"?{request.url.query}" if request.url.query else ""
         return {
             "caller": caller,
             "now_ms": now_ms,
             "fleet": fleet.summary(session, now_ms),
             "regions": page.regions,
-            "live": f"{LIVE}{address}{query}",
+            "live": f"{LIVE}{address}{search}",
             "section": page.path.split("/")[1],
             **values,
         }

@@ -9,14 +9,16 @@ from control_plane.web.assets import PREFIX, Assets
 from control_plane.web.page import page_routes
 from control_plane.web.pages.alerts import ALERTS
 from control_plane.web.pages.devices import DEVICE, DEVICES
+from control_plane.web.pages.releases import RELEASE, RELEASES
 from control_plane.web.pages.rollouts import ROLLOUT, ROLLOUT_DEVICES, ROLLOUTS
+from control_plane.web.pages.trust import TRUST
 from control_plane.web.render import Renderer
 from control_plane.web.session import session_routes
 from control_plane.web.site import Site, WebParts
 from control_plane.web.steering import steering_routes
 
 FOR_EVER = "public, max-age=31536000, immutable"
-PAGES = (ROLLOUTS, ROLLOUT, ROLLOUT_DEVICES, DEVICES, DEVICE, ALERTS)
+PAGES = (ROLLOUTS, ROLLOUT, ROLLOUT_DEVICES, RELEASES, RELEASE, DEVICES, DEVICE, ALERTS, TRUST)
 
 
 def web_router(parts: WebParts) -> APIRouter:

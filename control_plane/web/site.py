@@ -13,6 +13,7 @@ from control_plane.db.engine import Database
 from control_plane.errors import Unauthenticated
 from control_plane.services import tokens
 from control_plane.services.changes import Change
+from control_plane.services.trust_view import TrustView
 from control_plane.web.render import Renderer
 
 COOKIE = "wavegate_session"
@@ -26,11 +27,13 @@ class WebParts:
         db: the database.
         now_ms: the server's clock, UTC epoch milliseconds.
         listen: yields changes from now on, None while nothing changes, until it is cancelled (``Fanout.listen``).
+        trust: returns what the trust metadata says now.
     """
 
     db: Database
     now_ms: Callable[[], int]
     listen: Callable[[], AsyncIterator[Change | None]]
+    trust: Callable[[], TrustView]
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,17 @@ TONES: dict[str, str] = {
     "inconclusive": "warn",
     "no_data": "warn",
     "env_shift": "warn",
+    # bundles
+    "registered": "soon",
+    "approved": "ok",
+    "production": "ok",
+    "rejected": "bad",
+    # what expires
+    "60d": "soon",
+    "30d": "warn",
+    "7d": "bad",
+    "1d": "bad",
+    "expired": "bad",
     # alerts
     "critical": "bad",
     "warning": "warn",

@@ -24,8 +24,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from bundles.digest import canonical_json, sha256_hex
+from bundles.lineage import Lineage
 from bundles.manifest import BundleFile, Manifest, Variant, encode_manifest
 from bundles.sketch.form import LatencyHistogram, Window
+from bundles.trust.publishing.repository import OnlineRepository
+from bundles.trust.signing.ceremony import PROFILES, hold_ceremony
 from bundles.wire.codec import encode
 from bundles.wire.messages import DesiredModel, Event, ModelReported, Profile, Reported, Telemetry
 from bundles.wire.topics import UP_EVENT, UP_REPORTED, UP_TELEMETRY
@@ -36,9 +39,12 @@ from control_plane.auth import Role
 from control_plane.db.engine import Database
 from control_plane.db.queries.rollouts import explain_rollout, list_rollouts, show_rollout
 from control_plane.db.tables import Alert, Desired, Device, Release
+from control_plane.online_keys import OnlineKeys
 from control_plane.services import desired, reports, rollouts, tokens
 from control_plane.services.changes import look
 from control_plane.services.reports import Inbound
+from control_plane.services.trust import ServedTrust
+from control_plane.services.trust_view import trust_view
 from control_plane.web.router import web_router
 from control_plane.web.site import WebParts
 
@@ -103,12 +109,12 @@ class Fleet:
                 session.flush()
                 desired.ensure_desired(session, robot.id, PROFILE, START)
 
-    def release(self, version: str, counter: int, *, is_bad: bool = False) -> str:
+    def release(self, version: str, counter: int, *, is_bad: bool = False, **lineage: str) -> str:
         """Put an approved release into the registry; return its digest."""
         manifest = Manifest(
             team="vision", model="digits", version=version, release_counter=counter, channel="prod", created_ms=START,
             files=[BundleFile("m.onnx", sha256_hex(version.encode()), 5, "model")],
-            variants=[Variant("onnx-int8", "onnxruntime", "m.onnx")],
+            variants=[Variant("onnx-int8", "onnxruntime", "m.onnx")], lineage=Lineage(**lineage),
         )  # fmt: skip
         data = encode_manifest(manifest)
         sha256 = sha256_hex(data)
@@ -299,6 +305,14 @@ def running(fresh, tmp_path_factory):
     fleet.db.close()
 
 
+def _trust(fleet: Fleet, folder: Path) -> ServedTrust:
+    """Return the trust repository of a server that one person set up."""
+    made = hold_ceremony(folder / "ceremony", PROFILES["solo"], ["vision"], passphrase=None, now_ms=fleet.now)
+    keys, metadata = OnlineKeys(made.server / "keys"), made.server / "metadata"
+    repository = OnlineRepository(metadata, keys.ring("snapshot"), keys.ring("timestamp"), lambda: fleet.now)
+    return ServedTrust(repository, metadata, keys, fleet.db, lambda: fleet.now)
+
+
 @pytest.fixture
 def server(request, tmp_path):
     """A server over a copy of the fleet named by the test's parameter: ``fresh``, or ``running``."""
@@ -315,10 +329,11 @@ def server(request, tmp_path):
                 random_bytes=fleet.random.randbytes,
             ).token  # fmt: skip
     fanout = Fanout(look(db), every_s=0.1)
-    web = web_router(WebParts(db=db, now_ms=lambda: fleet.now, listen=fanout.listen))
+    trust = _trust(fleet, tmp_path)
+    web = web_router(WebParts(db, lambda: fleet.now, fanout.listen, lambda: trust_view(trust, fleet.now)))
     app = create_api(
         Deps(
-            db=db, storage=None, clock=SimpleNamespace(now_ms=lambda: fleet.now), metadata=None, sign=None,
+            db=db, storage=None, clock=SimpleNamespace(now_ms=lambda: fleet.now), metadata=trust, sign=trust.sign,
             random_bytes=fleet.random.randbytes, fanout=fanout, web=web,
         )
     )  # fmt: skip

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from control_plane.api.operators import alerts, audit, devices, fleet, releases, rollouts, tokens
+from control_plane.api.operators import alerts, audit, devices, enrolments, fleet, releases, rollouts, tokens, trust
 
 OPERATOR_ROUTERS: tuple[APIRouter, ...] = (
     releases.router,
     rollouts.router,
     devices.router,
+    enrolments.router,
     alerts.router,
     audit.router,
     tokens.router,
     fleet.router,
+    trust.router,
 )

@@ -33,6 +33,8 @@ class CreateEnrolToken(BaseModel):
     hardware: str = Field(default="", max_length=100, pattern=TEXT)
     labels: dict[str, str] = Field(default={}, max_length=32)
     device: str = Field(default="", max_length=64, pattern=r"^[a-z0-9-]*$")
+    serial: str = Field(default="", max_length=100, pattern=TEXT)
+    key_sha256: str = Field(default="", max_length=64, pattern=r"^[0-9a-f]*$")
 
 
 @router.get("", response_model=DevicePage, responses=responses(404))
@@ -71,6 +73,8 @@ def create_enrol_token(deps: DepsNow, caller: Operator, body: CreateEnrolToken) 
             hardware=body.hardware,
             labels=body.labels,
             device=body.device,
+            serial=body.serial,
+            key_sha256=body.key_sha256,
             actor=caller.name,
             now_ms=deps.clock.now_ms(),
             random_bytes=deps.random_bytes,

@@ -73,6 +73,7 @@ def _list(visit: Visit) -> dict[str, Any]:
         "rollouts": items,
         "phase": phase,
         "phases": [one.value for one in RolloutPhase],
+        "trust": visit.trust(),
         "is_later_page": after is not None,
         "next": f"{following[0]}~{following[1]}" if following else "",
     }

@@ -6,9 +6,12 @@ import re
 
 import pytest
 from playwright.sync_api import expect
+from sqlmodel import select
 
 from control_plane.db.queries.decisions import list_decisions
-from control_plane.services import rollouts, tokens
+from control_plane.db.tables import OperatorToken
+from control_plane.services import revocations, rollouts, tokens
+from control_plane.services.revocations import Forbidden
 
 on_a_running_rollout = pytest.mark.parametrize("server", ["running"], indirect=True)
 
@@ -303,11 +306,58 @@ def test_every_page_fits_a_narrow_window_and_names_its_controls(visit):
     fleet.alert()
     visit.sign_in("otto")
     page.set_viewport_size({"width": 400, "height": 800})
+    bundle = fleet.show(rollout).rollout.bundle_sha256
     for path in ("/rollouts", f"/rollouts/{rollout}", f"/rollouts/{rollout}/devices", "/devices", "/devices/cam-001",
-                 "/alerts", f"/rollouts/{rollout}/abort"):  # fmt: skip
+                 "/alerts", "/trust", "/releases", f"/releases/{bundle}", f"/rollouts/{rollout}/abort"):  # fmt: skip
         visit.open(path)
         overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert overflow <= 0, f"{path} is {overflow} pixels too wide"
         for control in page.locator("button, input:not([type=hidden]), select, a").all():
             if control.is_visible():
                 assert control.evaluate("e => (e.labels?.[0] ?? e).innerText.trim() || e.getAttribute('aria-label')")
+
+
+@on_a_running_rollout
+def test_bundles_say_where_they_come_from_and_that_nobody_reviewed_the_signature(visit):
+    fleet, page = visit.server.fleet, visit.page
+    parent = fleet.release("1.2.0", 3)
+    child = fleet.release("1.3.0", 4, parent_sha256=parent, training_run="run-7", code_revision="4f2a9c1")
+    visit.sign_in("vera")
+    page.get_by_role("link", name="Bundles").click()
+    expect(page.get_by_text("One person can sign: not reviewed.")).to_be_visible()
+    page.locator(f"[data-release='{child}']").get_by_role("link").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("vision/digits 1.3.0")
+    expect(page.get_by_text("run-7")).to_be_visible()
+    expect(page.get_by_text("4f2a9c1")).to_be_visible()
+    page.get_by_role("link", name="vision/digits 1.2.0").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("vision/digits 1.2.0")
+    expect(page.get_by_text("Its publisher said nothing of it.")).to_be_visible()
+
+
+@on_a_running_rollout
+def test_a_revoked_bundle_is_marked_as_such(visit):
+    fleet, page = visit.server.fleet, visit.page
+    sha256 = fleet.release("1.2.0", 3)
+    visit.sign_in("vera")
+    visit.open(f"/releases/{sha256}")
+    expect(page.get_by_text("revoked")).to_have_count(0)
+    with fleet.db.write() as session:
+        entry = {sha256: Forbidden("it labels <b>cats</b> as dogs", 1, fleet.now)}
+        revocations.note(session, entry, fleet.now)
+    expect(page.locator("[data-revoked]")).to_contain_text("it labels <b>cats</b> as dogs")
+    visit.open("/releases")
+    expect(page.locator(f"[data-release='{sha256}']")).to_contain_text("revoked")
+
+
+def test_the_trust_page_shows_who_must_sign_and_what_to_renew(visit):
+    fleet, page = visit.server.fleet, visit.page
+    visit.sign_in("vera")
+    page.get_by_role("link", name="Trust", exact=True).click()
+    expect(page.locator("[data-role=root]")).to_contain_text("1 of 2")
+    expect(page.get_by_text("One person can sign: not reviewed.")).to_be_visible()
+    expect(page.locator("[data-expiring]")).to_have_count(0)
+    with visit.server.fleet.db.write() as session:
+        token = session.exec(select(OperatorToken).where(OperatorToken.principal == "vera")).one()
+        token.expires_ms = fleet.now + 400 * 86_400_000
+    fleet.now += 340 * 86_400_000
+    expect(page.locator("[data-expiring=targets]")).to_contain_text("wavegate trust renew --role targets")

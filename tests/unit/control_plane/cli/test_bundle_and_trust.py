@@ -106,6 +106,7 @@ def test_tables_are_for_people(trust):
         "snapshot",
         "timestamp",
         "director",
+        "revocation",
         "team-vision",
     ]
 
@@ -263,3 +264,98 @@ def test_onnx_variant_is_run_for_the_answers(shell, tmp_path):
     assert code == exits.OK
     assert "Running m.onnx" in err
     assert "predicted_class" in err  # named among the columns whose floors are provisional
+
+
+def test_one_signature_of_a_bundle_as_an_event_leaves_the_archive_alone(trust, tmp_path):
+    trust(BUILD)
+    before = (tmp_path / "d.wgb").read_bytes()
+    made = facts(trust(SIGN + " --event e.zip"))
+    assert (made["complete"], made["files"]) == (True, ["2.team-vision.json"])
+    assert any("counter 1, channel" in line for line in made["changes"])
+    assert (tmp_path / "d.wgb").read_bytes() == before
+    assert facts(trust("trust publish e.zip --server trust --json"))["releases"]
+    refused(trust(SIGN + " --event f.zip"), exits.CONFLICT, "RELEASE_EXISTS")
+    assert not (tmp_path / "f.zip").exists()
+
+
+def test_nothing_is_written_over_another_event(trust):
+    trust(BUILD)
+    facts(trust(SIGN + " --event e"))
+    refused(trust(SIGN + " --event e"), exits.ERROR, "TRUST_EVENT")
+
+
+def test_two_bundles_compared(trust, tmp_path):
+    trust(BUILD)
+    (tmp_path / "bundle.toml").write_text(PROJECT.format(version="1.1.0", counter=2))
+    (tmp_path / "m.tflite").write_bytes(bytes(4096))
+    trust(BUILD.replace("d.wgb", "e.wgb"))
+    told = facts(trust("bundle diff d.wgb e.wgb --json"))
+    assert {"1.0.0", "1.1.0"} <= {value for change in told["changes"] for value in change.values()}
+    code, out, _ = trust("bundle diff d.wgb e.wgb")
+    assert code == exits.OK
+    assert out.splitlines()[0].split() == ["What", "Before", "After"]
+    made = facts(trust("bundle delta d.wgb e.wgb --out deltas --json"))
+    files = [entry["file"] for entry in made if entry["file"]]
+    assert files
+    assert all(
+        (tmp_path / name).stat().st_size == entry["delta_bytes"] for name, entry in zip(files, made, strict=True)
+    )
+
+
+def test_where_a_bundle_comes_from(trust, tmp_path):
+    lineage = '\n[lineage]\ntraining_run = "digits-17"\ncode_revision = "0123abc"\n'
+    (tmp_path / "bundle.toml").write_text(PROJECT.format(version="1.0.0", counter=1) + lineage)
+    trust(BUILD)
+    code, out, _ = trust("bundle inspect d.wgb")
+    assert code == exits.OK
+    assert "digits-17" in out
+    assert "0123abc" in out
+    assert "digits-17" in facts(trust("bundle inspect d.wgb --json"))["lineage"].values()
+    statement = facts(trust("bundle inspect d.wgb --statement"))
+    assert statement["_type"] == "https://in-toto.io/Statement/v1"
+
+
+def test_public_half_of_a_key_file_is_imported_once(shell, tmp_path):
+    made = facts(shell("trust key new k.pem --plain --json"))
+    for _ in range(2):
+        assert facts(shell("trust key import --signer file:k.pem --out holder.pub --json"))["keyid"] == made["keyid"]
+    assert (tmp_path / "holder.pub").read_bytes() == (tmp_path / "k.pub").read_bytes()
+    shell("trust key new other.pem --plain")
+    refused(shell("trust key import --signer other.pem --out holder.pub"), exits.CONFLICT, "KEY_EXISTS")
+
+
+@pytest.mark.parametrize(
+    ("uri", "package"),
+    [("awskms:alias/x", "awskms"), ("gcpkms:p/k", "gcpkms"), ("azurekms://v.vault.azure.net/keys/k", "azurekms"),
+     ("hv:k/1", "vault")],
+)  # fmt: skip
+def test_key_service_without_its_package_names_what_to_install(shell, uri, package):
+    code, _, err = shell(f"trust key import --signer {uri} --out k.pub")
+    assert code == exits.ERROR
+    assert "[KEY_UNSUPPORTED]" in err
+    assert f"securesystemslib[{package}]" in err
+
+
+def test_every_trust_command_has_help_and_json(shell):
+    import typer
+
+    from control_plane.cli.trust import app
+
+    def leaves(command, path):
+        for name, child in getattr(command, "commands", {}).items():
+            yield from leaves(child, [*path, name])
+        if not hasattr(command, "commands"):
+            yield path, command
+
+    found = {" ".join(path): command for path, command in leaves(typer.main.get_command(app), [])}
+    assert set(found) == {
+        "init", "upgrade", "drill", "status", "sign", "merge", "publish", "advance", "expiry", "renew", "verify",
+        "key new", "key import", "delegate add", "delegate rotate", "delegate remove", "delegate kit",
+        "floor", "stage add", "stage retire",
+        "rotate root", "rotate targets", "rotate online", "rotate director", "rotate revocation", "rotate server-ca",
+        "revoke bundle", "revoke key",
+    }  # fmt: skip
+    for name, command in found.items():
+        assert command.help, name
+        options = {text for parameter in command.params for text in parameter.opts}
+        assert {"--json", "--output"} <= options, name
