@@ -1,4 +1,4 @@
-"""``wavegate bundle``: build, sign, verify, inspect. The work is in ``bundles``; this reads options, shows answers."""
+"""``wavegate bundle``: build, sign, verify, inspect, compare. Options in, answers out; ``bundles`` does the work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from control_plane.cli.output import Format, Output, say, show
 
-app = typer.Typer(help="Build, sign, verify and inspect bundles.", no_args_is_help=True)
+app = typer.Typer(help="Build, sign, verify, inspect and compare bundles.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="The same as -o json.")]
 FileArgument = Annotated[Path, typer.Argument(help="A .wgb file.", exists=True, dir_okay=False)]
@@ -30,6 +30,14 @@ _BUILT = {
 }
 _SIGNED = {**_BUILT, "Role": "role", "Signatures": "signatures", "Complete": "complete", "Archive": "archive"}
 _VERIFIED = {**_BUILT, "Content": "content", "Signature": "signature"}
+_DELTAS = {
+    "Path": "path",
+    "Bytes": "new_bytes",
+    "Delta": "delta_bytes",
+    "Percent": "percent",
+    "Offered": "is_offered",
+    "File": "file",
+}
 
 
 @app.command()
@@ -74,31 +82,49 @@ def build(
 
 @app.command()
 def sign(
+    ctx: typer.Context,
     file: FileArgument,
     metadata: Metadata,
-    key: Annotated[list[Path], typer.Option(help="Private key of the team's role; may be given twice.")],
+    signer: Annotated[
+        list[str],
+        typer.Option("--signer", "--key", help="Key of the team's role: a file or a URI such as hsm:2; repeatable."),
+    ],
+    public: Annotated[list[Path] | None, typer.Option(help="Public half of a --signer URI, in the same order.")] = None,
     root: Root = None,
     out: Annotated[Path | None, typer.Option(help="Write there instead of into FILE.")] = None,
+    event: Annotated[
+        Path | None, typer.Option(help="Write an event for others to sign, a folder or .zip; leave FILE as it is.")
+    ] = None,
     passphrase_file: PassphraseFile = None,
+    pin_file: Annotated[Path | None, typer.Option(help="File holding the PIN of a hardware key.")] = None,
     output: Output = Format.TABLE,
     as_json: Json = False,
 ) -> None:
     """List a bundle in its team's role: puts the newly signed metadata into the .wgb, ready for `wavegate publish`."""
     from bundles.archive import add_metadata, open_archive
-    from bundles.trust.release import add_release, current_team
+    from bundles.trust.drafting.release import add_release, current_team
     from bundles.trust.roles import file_name
-    from bundles.trust.signers import load_signer
     from bundles.verify import verify_content
     from control_plane.cli.metadata import conflicts, open_metadata
-    from control_plane.cli.passphrases import existing
+    from control_plane.cli.trust.making import finish, open_signers, read_ground
+    from control_plane.cli.trust.staging import team_state
 
     archive = open_archive(file)
     verify_content(archive)
+    manifest, form = archive.manifest, Format.JSON if as_json else output
+    if event is not None:
+        with conflicts():
+            ground = read_ground(ctx, metadata, root)
+            drafted = add_release(team_state(ground.state, manifest.team), archive.manifest_bytes, [], ground.now_ms)
+            signers = open_signers(signer, public, passphrase_file, pin_file)
+            files = {drafted.name: drafted.data}
+            finish(ground, "bundle sign", files, signers=signers, out=event, note="", form=form)
+        return
     fetch, trusted = open_metadata(metadata, root)
-    manifest, now_ms = archive.manifest, _now_ms()
+    now_ms = _now_ms()
     with conflicts():
         team = current_team(fetch, trusted, manifest.team, now_ms)
-        signers = [load_signer(path, existing(passphrase_file)) for path in key]
+        signers = open_signers(signer, public, passphrase_file, pin_file)
         pending = archive.metadata.get(file_name(team.role, team.signed.version + 1))
         signed = add_release(team, archive.manifest_bytes, signers, now_ms, pending=pending)
     say(
@@ -107,6 +133,8 @@ def sign(
     )
     if not signed.is_complete:
         say(f"{signed.threshold - signed.signatures} more signature(s) needed: pass the file on to another holder.")
+    elif signed.threshold == 1:
+        say("One person: not reviewed. One signature suffices for this team.")
     archive = add_metadata(archive, out or file, {signed.name: signed.data})
     facts = {
         "role": team.role,
@@ -114,7 +142,7 @@ def sign(
         "complete": signed.is_complete,
         "metadata": signed.name,
     }
-    show({**_summary(archive), **facts}, Format.JSON if as_json else output, _SIGNED)
+    show({**_summary(archive), **facts}, form, _SIGNED)
 
 
 @app.command()
@@ -127,7 +155,7 @@ def verify(
 ) -> None:
     """Check every digest and format of a .wgb and, with --metadata, that its team has signed it."""
     from bundles.archive import open_archive
-    from bundles.trust.release import current_team
+    from bundles.trust.drafting.release import current_team
     from bundles.verify import verify_content, verify_signed
     from control_plane.cli.metadata import conflicts, open_metadata
 
@@ -145,21 +173,91 @@ def verify(
 
 
 @app.command()
-def inspect(file: FileArgument, output: Output = Format.TABLE, as_json: Json = False) -> None:
-    """Show what a .wgb promises: its manifest, its digest, the metadata it carries. Verifies its shape only."""
+def inspect(
+    file: FileArgument,
+    statement: Annotated[
+        bool, typer.Option("--statement", help="Print where it comes from as an in-toto statement (SLSA provenance).")
+    ] = False,
+    output: Output = Format.TABLE,
+    as_json: Json = False,
+) -> None:
+    """Show what a .wgb promises and where it comes from. Verifies its shape only."""
     from bundles.archive import open_archive
+    from bundles.provenance import lineage_rows
+    from bundles.provenance import statement as in_toto
 
     archive = open_archive(file)
+    if statement:
+        print(in_toto(archive.manifest_bytes).decode())
+        return
     manifest: dict[str, Any] = msgspec.json.decode(archive.manifest_bytes)
-    facts = {**_summary(archive), "manifest": manifest, "metadata": sorted(archive.metadata)}
+    lineage = dict(lineage_rows(archive.manifest))
+    facts = {**_summary(archive), "manifest": manifest, "metadata": sorted(archive.metadata), "lineage": lineage}
     columns = {
         **_BUILT,
         "Created": "manifest.created_ms",
         "Licence": "manifest.licence",
-        "Lineage": "manifest.lineage",
         "Metadata": "metadata",
     }
-    show(facts, Format.JSON if as_json else output, columns)
+    form = Format.JSON if as_json else output
+    show(facts, form, columns)
+    if form is Format.TABLE and lineage:
+        show(lineage, form, {name: name for name in lineage if "." not in name})
+
+
+@app.command()
+def diff(
+    old: Annotated[Path, typer.Argument(help="A .wgb file.", exists=True, dir_okay=False)],
+    new: Annotated[Path, typer.Argument(help="A .wgb file.", exists=True, dir_okay=False)],
+    output: Output = Format.TABLE,
+    as_json: Json = False,
+) -> None:
+    """Show what changes from one bundle to another, and what a device that has the old one would download."""
+    from bundles.archive import open_archive
+    from bundles.delta.between import deltas_between
+    from bundles.delta.describe import diff as compare
+
+    before, after = open_archive(old), open_archive(new)
+    changes = [msgspec.to_builtins(change) for change in compare(before, after)]
+    deltas = [_delta_facts(delta) for delta in deltas_between(before, after)]
+    form = Format.JSON if as_json else output
+    if form is not Format.TABLE:
+        show({"changes": changes, "downloads": deltas}, form, {})
+        return
+    show(changes, form, {"What": "what", "Before": "before", "After": "after"})
+    if deltas:
+        say("")
+        show(deltas, form, _DELTAS)
+
+
+@app.command()
+def delta(
+    old: Annotated[Path, typer.Argument(help="The .wgb a device has.", exists=True, dir_okay=False)],
+    new: Annotated[Path, typer.Argument(help="The .wgb it is to get.", exists=True, dir_okay=False)],
+    out: Annotated[Path, typer.Option(help="Folder to write the deltas to.")],
+    output: Output = Format.TABLE,
+    as_json: Json = False,
+) -> None:
+    """Make the deltas from one bundle's files to another's. They need no signature: the result has one."""
+    from bundles.archive import open_archive
+    from bundles.delta.between import deltas_between
+
+    say(f"Comparing {old} and {new}.")
+    out.mkdir(parents=True, exist_ok=True)
+    made = [_delta_facts(delta) for delta in deltas_between(open_archive(old), open_archive(new), out)]
+    show(made, Format.JSON if as_json else output, _DELTAS)
+
+
+def _delta_facts(delta: Any) -> dict[str, Any]:
+    return {
+        "path": delta.path,
+        "old_path": delta.old_path,
+        "new_bytes": delta.new_bytes,
+        "delta_bytes": delta.delta_bytes,
+        "percent": round(100 * delta.ratio, 1),
+        "is_offered": delta.is_offered,
+        "file": str(delta.file) if delta.file is not None else None,
+    }
 
 
 def _summary(archive: Any) -> dict[str, Any]:

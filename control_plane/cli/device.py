@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -39,8 +40,21 @@ TOKEN = {
     "DEVICE": "device",
     "HARDWARE": "hardware",
     "LABELS": "labels",
+    "SERIAL": "serial",
 }
 Id = Annotated[str, typer.Argument(metavar="DEVICE", help="Its id.")]
+PENDING = {
+    "FINGERPRINT": "fingerprint",
+    "STATE": "state",
+    "NAME": "name",
+    "SERIAL": "serial",
+    "HARDWARE": "hardware",
+    "LABELS": "labels",
+    "ASKED": "asked_ms",
+    "LAST": "last_ms",
+    "DEVICE": "device",
+}
+Fingerprint = Annotated[str, typer.Argument(help="Of its key, or the first 8 digits or more.")]
 Why = Annotated[str, typer.Option("--reason", help="For the audit.")]
 
 
@@ -93,13 +107,71 @@ def enroll_token(
     hardware: Annotated[str, typer.Option(help="Hardware class of those devices.")] = "",
     label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE given to those devices; repeatable.")] = None,
     device: Annotated[str, typer.Option(help="The one device id it is for.")] = "",
+    serial: Annotated[str, typer.Option(help="The one hardware serial number it is for.")] = "",
+    key: Annotated[str, typer.Option(help="Fingerprint of the one key it is for (sha256, hex).")] = "",
     output: Output = Format.TABLE,
 ) -> None:
     """Make a claim token for new devices. It is shown once."""
     labels = build({}, labels=label).get("selector", {}).get("labels", {}) if label else {}
     body = {"uses": uses, "life_s": int(hours * 3600), "hardware": hardware, "labels": labels, "device": device}
+    body |= {"serial": serial, "key_sha256": key.lower()}
     with connect(ctx) as client:
         show(client.post("/api/v1/devices/enroll-tokens", body), output, TOKEN)
+
+
+@app.command("enroll-csv")
+def enroll_csv(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(help="CSV with a header: serial[,device,hardware] and labels.")],
+    out: Annotated[Path, typer.Option("--out", help="CSV file the tokens go to (0600); kept and added to.")],
+    days: Annotated[float, typer.Option(min=0.01, max=366, help="Days until the tokens expire.")] = 30,
+    replace: Annotated[bool, typer.Option(help="End unused tokens of these serial numbers; make new ones.")] = False,
+) -> None:
+    """Make a claim token for each serial number of a list. Running it again makes only what is missing."""
+    from control_plane.cli.hardware_list import read_list, read_tokens, write_tokens
+
+    rows, before = read_list(file), read_tokens(out)
+    with connect(ctx) as client:
+        body = {"rows": rows, "life_s": int(days * 86_400), "replace": replace}
+        made: Any = client.post("/api/v1/enrolments/tokens", body)
+    lost = write_tokens(out, made, before)
+    counts = {state: sum(row["state"] == state for row in made) for state in ("made", "exists", "enrolled")}
+    typer.echo(
+        f"{counts['made']} made, {counts['exists']} there before, {counts['enrolled']} enrolled: {out}", err=True
+    )
+    if lost:
+        typer.echo(f"No token is known here for {', '.join(lost[:5])}; --replace makes new ones.", err=True)
+
+
+@app.command("pending")
+def pending(
+    ctx: typer.Context,
+    state: Annotated[str, typer.Option(help="pending, approved, denied or all.")] = "pending",
+    output: Output = Format.TABLE,
+) -> None:
+    """List keys that asked to become devices without a claim token."""
+    with connect(ctx) as client:
+        items: Any = client.get("/api/v1/enrolments", state=state)
+    show(items, output, PENDING)
+
+
+@app.command("approve")
+def approve(
+    ctx: typer.Context,
+    fingerprint: Fingerprint,
+    device: Annotated[str, typer.Option(help="Id to give; the one it asks for if empty.")] = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Make a device of a key that waits. Compare its fingerprint with the one the device shows."""
+    with connect(ctx) as client:
+        show(client.post(f"/api/v1/enrolments/{fingerprint}/approve", {"device": device}), output, PENDING)
+
+
+@app.command("deny")
+def deny(ctx: typer.Context, fingerprint: Fingerprint, output: Output = Format.TABLE) -> None:
+    """Refuse a key that waits."""
+    with connect(ctx) as client:
+        show(client.post(f"/api/v1/enrolments/{fingerprint}/deny", {}), output, PENDING)
 
 
 @app.command("retire")

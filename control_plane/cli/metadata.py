@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,11 +32,11 @@ def open_metadata(place: str, root: Path | None) -> tuple[MetadataFetch, bytes]:
                 code="TRUST_ROOT_NEEDED",
                 remedy="Give the root.json of your key ceremony with --root.",
             )
-        return _http_fetch(place), _read_root(root)
+        return _http_fetch(place), read_root(root)
     folder = Path(place)
     for home in (folder, folder / "metadata", folder / "server" / "metadata"):
         if (home / "timestamp.json").exists():
-            return folder_fetch(home), _read_root(root or home / "1.root.json")
+            return folder_fetch(home), read_root(root or home / "1.root.json")
     raise AskPerson(
         f"There is no trust metadata in {folder}.",
         code="TRUST_REPOSITORY",
@@ -54,7 +55,21 @@ def conflicts() -> Iterator[None]:
         raise
 
 
-def _read_root(path: Path) -> bytes:
+@contextmanager
+def root_file(root: bytes) -> Iterator[Path]:
+    """Lend ``root`` as a file, for what takes the option ``--root``."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "root.json"
+        path.write_bytes(root)
+        yield path
+
+
+def read_root(path: Path) -> bytes:
+    """Return the root metadata in ``path``.
+
+    Raises:
+        AskPerson: ``TRUST_ROOT_NEEDED``.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
@@ -69,12 +84,13 @@ def _http_fetch(url: str) -> MetadataFetch:
     import httpx
 
     base = url.rstrip("/").removesuffix("/metadata") + "/metadata/"
-    client = httpx.Client(timeout=TIMEOUT_S)
+    certificates = httpx.create_ssl_context()  # reading the system's takes longer than a request
 
     def fetch(name: str, max_length: int) -> Iterable[bytes]:
         received: list[bytes] = []
         try:
-            with client.stream("GET", base + name) as answer:
+            # Nobody tells when the last file was read, so no connection outlives its file.
+            with httpx.stream("GET", base + name, timeout=TIMEOUT_S, verify=certificates) as answer:
                 if answer.status_code != 200:
                     raise NotServed(name, answer.status_code)
                 for piece in answer.iter_bytes():

@@ -1,4 +1,7 @@
-"""Where a key's passphrase comes from: a file, ``WAVEGATE_KEY_PASSPHRASE``, or a prompt if there is a terminal."""
+"""Where a key's passphrase or a token's PIN comes from: a file, a variable, or a prompt if there is a terminal.
+
+Never from the command line itself, where every user of the machine could read it.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ import sys
 from pathlib import Path
 
 from bundles.errors import AskPerson
-from bundles.trust.signers import Passphrase
+from bundles.trust.signing.remote_signers import Pin
+from bundles.trust.signing.signers import Passphrase
 
 VARIABLE = "WAVEGATE_KEY_PASSPHRASE"
+PIN_VARIABLE = "WAVEGATE_HSM_PIN"
 
 
 def existing(file: Path | None) -> Passphrase:
@@ -20,6 +25,20 @@ def existing(file: Path | None) -> Passphrase:
         if (given := _given(file)) is not None:
             return given
         return getpass.getpass(f"Passphrase of {key}: ").encode() if sys.stdin.isatty() else None
+
+    return ask
+
+
+def pins(file: Path | None) -> Pin:
+    """Return who answers for the PIN of a hardware key; it is asked for once a run, and only where it is needed."""
+    known: dict[str, str] = {}
+
+    def ask(uri: str) -> str | None:
+        if (given := _given(file, PIN_VARIABLE)) is not None:
+            return given.decode()
+        if uri not in known and sys.stdin.isatty():
+            known[uri] = getpass.getpass(f"PIN of {uri}: ")
+        return known.get(uri)
 
     return ask
 
@@ -46,15 +65,15 @@ def fresh(file: Path | None, *, plain: bool) -> bytes | None:
     return given
 
 
-def _given(file: Path | None) -> bytes | None:
+def _given(file: Path | None, variable: str = VARIABLE) -> bytes | None:
     if file is not None:
         try:
             return file.read_bytes().rstrip(b"\r\n")
         except OSError as error:
             raise AskPerson(
-                f"The passphrase file {file} cannot be read: {error.strerror}.",
-                code="KEY_PASSPHRASE",
+                f"The file {file} cannot be read: {error.strerror}.",
+                code="KEY_PASSPHRASE" if variable == VARIABLE else "KEY_PIN",
                 remedy="Check the path.",
             ) from error
-    text = os.environ.get(VARIABLE)
+    text = os.environ.get(variable)
     return text.encode() if text else None

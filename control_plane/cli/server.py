@@ -68,11 +68,32 @@ def run(
 def migrate(folder: Dir = None, database_url: Annotated[str | None, typer.Option()] = None) -> None:
     """Bring the database's schema up to date; `run` does so by itself."""
     from control_plane import app as composition
+    from control_plane.folder import Folder, own
 
     settings = _settings(dir=folder, database_url=database_url)
-    with composition.own(composition.Folder(settings.dir)):
+    with own(Folder(settings.dir)):
         composition.open_database(settings).close()
     print("The schema is up to date.", file=sys.stderr)
+
+
+@app.command("adopt-ca")
+def adopt_ca(
+    certificate: Annotated[Path, typer.Option("--certificate", help="The spare CA's certificate, PEM.")],
+    key: Annotated[Path, typer.Option("--key", help="Its key, PEM.")],
+    folder: Dir = None,
+    passphrase_file: Annotated[Path | None, typer.Option(help="File with the key's passphrase.")] = None,
+) -> None:
+    """Issue the server's certificates by its spare CA from the next start on. Devices must hold its pin already."""
+    from control_plane import app as composition
+    from control_plane.cli.passphrases import existing
+    from control_plane.folder import Folder, own
+    from control_plane.identity import spare
+
+    place = Folder(_settings(dir=folder).dir)
+    with own(place):
+        pinned, now_ms = spare.signed_pins(place.metadata), composition.SystemClock().now_ms()
+        spare.adopt_ca(place.keys, certificate, key, existing(passphrase_file)(key), pinned, now_ms)
+    print("Adopted. Start the server; it issues its certificates anew.", file=sys.stderr)
 
 
 @app.command("create-admin")

@@ -1,0 +1,158 @@
+"""``wavegate trust stage``: an event that lists bundles of a team, or withdraws them, for several holders to sign."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from control_plane.cli.output import Format, Output, say
+from control_plane.cli.trust.making import Ground, finish, open_signers, read_ground
+from control_plane.cli.trust.options import (
+    Json,
+    Metadata,
+    Note,
+    PassphraseFile,
+    PinFile,
+    Publics,
+    Root,
+    Signers,
+    chosen,
+)
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import Signer
+
+    from bundles.trust.drafting.release import TeamState
+    from bundles.trust.publishing.state import State
+    from bundles.trust.signing.eventfolder import Event
+
+app = typer.Typer(help="List bundles, or withdraw them, in an event that several people sign.", no_args_is_help=True)
+NewEvent = Annotated[Path, typer.Argument(metavar="EVENT", help="Event to make, or to put more into.")]
+
+
+@app.command("add")
+def add(
+    ctx: typer.Context,
+    event: NewEvent,
+    bundle: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".wgb files, of one team or several.")],
+    metadata: Metadata = "",
+    signer: Signers = None,
+    public: Publics = None,
+    root: Root = None,
+    note: Note = "",
+    passphrase_file: PassphraseFile = None,
+    pin_file: PinFile = None,
+    output: Output = Format.TABLE,
+    as_json: Json = False,
+) -> None:
+    """List bundles in their teams' roles. Putting more into an event drops the signatures it had."""
+    from bundles.archive import open_archive
+    from bundles.trust.drafting.release import add_release
+    from bundles.verify import verify_content
+    from control_plane.cli.metadata import conflicts
+
+    with conflicts():
+        ground = read_ground(ctx, metadata, root)
+        staged = _staged(event)
+        files = dict(staged.files) if staged is not None else {}
+        for path in bundle:
+            archive = open_archive(path)
+            say(f"Checking every file of {path}.")
+            verify_content(archive)
+            state = _ahead(ground.state, files)
+            team = team_state(state, archive.manifest.team)
+            signed = add_release(team, archive.manifest_bytes, [], ground.now_ms)
+            files[signed.name] = signed.data
+        signers = open_signers(signer, public, passphrase_file, pin_file)
+        _write(ground, staged, event, files, signers=signers, note=note, form=chosen(output, as_json))
+
+
+@app.command("retire")
+def retire(
+    ctx: typer.Context,
+    event: NewEvent,
+    target: Annotated[list[str], typer.Argument(metavar="TEAM/MODEL/VERSION...", help="Bundles to withdraw.")],
+    metadata: Metadata = "",
+    signer: Signers = None,
+    public: Publics = None,
+    root: Root = None,
+    note: Note = "",
+    passphrase_file: PassphraseFile = None,
+    pin_file: PinFile = None,
+    output: Output = Format.TABLE,
+    as_json: Json = False,
+) -> None:
+    """Withdraw bundles: no device can be given them any more. What runs keeps running (see `trust revoke bundle`)."""
+    from bundles.trust.drafting.drafts import encode_drafts
+    from bundles.trust.drafting.statements import retire as withdraw
+    from control_plane.cli.metadata import conflicts
+
+    with conflicts():
+        ground = read_ground(ctx, metadata, root)
+        staged = _staged(event)
+        files = dict(staged.files) if staged is not None else {}
+        paths = [f"{name.removesuffix('/bundle.json')}/bundle.json" for name in target]
+        files |= encode_drafts(withdraw(_ahead(ground.state, files), paths, ground.now_ms))
+        signers = open_signers(signer, public, passphrase_file, pin_file)
+        _write(ground, staged, event, files, signers=signers, note=note, form=chosen(output, as_json))
+
+
+def team_state(state: State, team: str) -> TeamState:
+    """Return the role of ``team`` in ``state``, to list a bundle in.
+
+    Raises:
+        TrustRefused: ``TRUST_NOT_LISTED``: nothing is delegated to it.
+    """
+    from bundles.errors import TrustRefused
+    from bundles.trust.drafting.drafts import delegated
+    from bundles.trust.drafting.release import TeamState
+    from bundles.trust.roles import team_role
+
+    role = team_role(team)
+    holder = delegated(state.targets).get(role)
+    if holder is None:
+        raise TrustRefused(
+            f"The targets role delegates nothing to a team {team!r}.",
+            code="TRUST_NOT_LISTED",
+            remedy=f"Have the release managers run `wavegate trust delegate add {team}`.",
+        )
+    return TeamState(role, state.roles[role], state.targets, list(holder.keyids), holder.threshold)
+
+
+def _staged(place: Path) -> Event | None:
+    from bundles.trust.signing.eventfolder import read_event
+
+    return read_event(place) if place.is_file() or (place.is_dir() and any(place.iterdir())) else None
+
+
+def _ahead(state: State, files: dict[str, bytes]) -> State:
+    """Return ``state`` as if what ``files`` list were there, at the version published: the next draft keeps it all."""
+    from bundles.trust.roles import parse_targets, split_file
+
+    ahead = state.copy()
+    for name, data in files.items():
+        role = split_file(name)[0]
+        if role in ahead.roles:
+            staged = parse_targets(name, data).signed
+            staged.version = state.version(role)
+            ahead.roles[role] = staged
+    return ahead
+
+
+def _write(
+    ground: Ground,
+    staged: Event | None,
+    place: Path,
+    files: dict[str, bytes],
+    *,
+    signers: list[Signer],
+    note: str,
+    form: Format,
+) -> None:
+    if staged is not None:
+        if any(b'"sig"' in data for data in staged.files.values()):
+            say("The signatures it had are dropped: it says something else now.")
+        note = note or staged.info.note
+    finish(ground, "stage", files, signers=signers, out=place, note=note, form=form, replace=staged is not None)
