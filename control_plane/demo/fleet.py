@@ -59,7 +59,8 @@ class Door:
     @property
     def flags(self) -> list[str]:
         """The same as flags of ``wavegate-agent``."""
-        return ["--url", self.url, "--ca", str(self.server_ca), "--root", str(self.root), "--token", self.token]
+        door = ["--url", self.url, "--ca", str(self.server_ca), "--root", str(self.root), "--token", self.token]
+        return [*door, "--allow-demo-keys"]  # the demo's root is marked: nobody can take it for a real one
 
 
 class DemoFleet:

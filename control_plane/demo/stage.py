@@ -61,13 +61,13 @@ class Stage:
         """Make all keys and the first signed metadata; return the command that did."""
         command = [
             *(program("wavegate"), "trust", "init", "--dir", str(self.keys), "--server", str(self.data)),
-            *("--profile", "solo", "--team", TEAM, "--plain", "--json"),
+            *("--profile", "solo", "--team", TEAM, "--demo", "--plain", "--json"),
         ]
         run(command)
         settings = [f"rollup_bucket_s = {BUCKET_S}", "drift_s = 1.0", "reconcile_s = 0.5", "publish_s = 0.2"]
         profile = [f"{name} = {value}" for name, value in PROFILE.items()]
         (self.data / "settings.toml").write_text("\n".join([*settings, "", "[profile]", *profile]) + "\n")
-        return "wavegate trust init --profile solo --team vision"
+        return "wavegate trust init --profile solo --team vision --demo"
 
     @property
     def root(self) -> Path:
