@@ -10,7 +10,7 @@ from securesystemslib.signer import CryptoSigner
 
 from bundles.digest import canonical_json
 from bundles.errors import TrustRefused, TryAgain
-from bundles.trust.authorize import check_manifest
+from bundles.trust.device.authorize import check_manifest
 from bundles.wire.messages import DesiredModel
 
 DAY_MS = 86_400_000
@@ -158,7 +158,7 @@ def listed(lab, version, counter):
 
 def test_attack_16_stolen_director_below_the_signed_floor_on_a_fresh_device(lab):
     """Attack 4: the floor that release managers sign holds on a device that has seen nothing yet."""
-    from bundles.trust.offline import raise_signed_floors
+    from bundles.trust.drafting.offline import raise_signed_floors
 
     old = lab.publish("1.0.0", 1)
     new = lab.publish("1.1.0", 4)
