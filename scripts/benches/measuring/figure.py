@@ -1,4 +1,4 @@
-"""One measured figure, its form in JSON and in a table. Less is better in all of them."""
+"""One measured figure, its form in JSON and in a table. Less is better, unless a figure says otherwise."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ class Figure:
         unit: of ``value`` and ``peer_value``.
         peer: what it is compared with, measured in the same run; empty = nothing.
         peer_value: the peer's median.
-        bar: highest value the design allows; None = it names none.
+        bar: highest value the design allows (lowest, where more is better); None = it names none.
         is_bar_of_ratio: the bar is on ``ratio``, not on ``value``.
         n: measurements behind the median.
         note: what a reader must know.
+        is_more_better: the bar is the lowest value allowed.
     """
 
     bench: str
@@ -51,6 +52,7 @@ class Figure:
     is_bar_of_ratio: bool = False
     n: int = 1
     note: str = ""
+    is_more_better: bool = False
 
     @property
     def ratio(self) -> float | None:
@@ -61,11 +63,17 @@ class Figure:
     def ok(self) -> bool | None:
         """Whether the bar is kept; None where there is none."""
         judged = self.ratio if self.is_bar_of_ratio else self.value
-        return None if self.bar is None or judged is None else judged <= self.bar
+        if self.bar is None or judged is None:
+            return None
+        return judged >= self.bar if self.is_more_better else judged <= self.bar
 
     def with_note(self, more: str) -> Figure:
         """Return the figure with ``more`` said at the end of its note."""
         return replace(self, note="; ".join(filter(None, [self.note, more])))
+
+    def _about_bar(self) -> list[str]:
+        about = ["bar on the ratio"] if self.is_bar_of_ratio else []
+        return [*about, "more is better"] if self.is_more_better else about
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON object of this figure."""
@@ -80,7 +88,7 @@ class Figure:
             "bar": self.bar,
             "ok": self.ok,
             "n": self.n,
-            "note": "; ".join(filter(None, ["bar on the ratio" if self.is_bar_of_ratio else "", self.note])),
+            "note": "; ".join(filter(None, [*self._about_bar(), self.note])),
         }
 
 

@@ -29,7 +29,7 @@ def made_benches(tmp_path, monkeypatch):
 
 
 def test_every_module_beside_the_shared_ones_is_a_bench():
-    assert {"agent", "inference", "sketch"} <= set(bench.names())
+    assert {"agent", "inference", "sketch", "trust"} <= set(bench.names())
     assert "measuring" not in bench.names()
 
 

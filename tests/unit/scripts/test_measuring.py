@@ -22,6 +22,9 @@ from benches.measuring.timing import interleave, medians, program_s
         ({"peer_value": 2.0, "bar": 1.9, "is_bar_of_ratio": True}, 2.0, False),
         ({"bar": 3.0, "is_bar_of_ratio": True}, None, None),
         ({"peer_value": 0.0, "bar": 5.0}, None, True),
+        ({"bar": 3.9, "is_more_better": True}, None, True),
+        ({"bar": 4.1, "is_more_better": True}, None, False),
+        ({"peer_value": 5.0, "bar": 0.8, "is_bar_of_ratio": True, "is_more_better": True}, 0.8, True),
     ],
 )
 def test_a_figure_is_judged_by_its_value_or_its_ratio(more, ratio, ok):
@@ -34,6 +37,11 @@ def test_a_figure_of_a_ratio_says_what_its_bar_is_on():
     figure = Figure("b", "m", 4.0, "s", "p", 2.0, 3.0, is_bar_of_ratio=True, note="cold").with_note("load 1.0")
     assert figure.as_dict()["note"] == "bar on the ratio; cold; load 1.0"
     assert "3x" in row(figure)
+
+
+def test_a_figure_of_which_more_is_better_says_so():
+    figure = Figure("b", "m", 4.0, "MB/s", "p", 5.0, 0.8, is_bar_of_ratio=True, is_more_better=True)
+    assert figure.as_dict()["note"] == "bar on the ratio; more is better"
 
 
 def test_a_missed_bar_stands_out_in_the_table():
