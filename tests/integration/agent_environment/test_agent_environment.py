@@ -82,7 +82,7 @@ def test_the_environment_has_the_agent_and_nothing_of_server_or_operators(ask):
 
 def test_every_module_of_agent_and_bundles_imports_without_the_servers_packages(ask):
     names, loaded = ask(WALK, "agent", "bundles")
-    assert {"agent.cli", "agent.runner.wiring", "agent.virtual.fleet", "bundles.trust.client"} <= set(names)
+    assert {"agent.cli", "agent.runner.wiring", "agent.virtual.fleet", "bundles.trust.device.client"} <= set(names)
     assert not (SERVER_ONLY | OPERATORS_ONLY | RUNTIMES) & set(loaded)
 
 

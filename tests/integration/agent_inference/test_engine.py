@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import agent
-from agent.errors import ModelRefused, ModelUnknown, NotReady, RunFailed, WorkerLost
+from agent.errors import ModelRefused, ModelUnknown, NotReady, RunFailed, SafeMode, WorkerLost
 from bundles.errors import InputRefused
 
 
@@ -68,6 +68,25 @@ def test_a_model_that_is_not_loaded_is_unknown(engine, fake, x):
     with pytest.raises(ModelUnknown) as unknown:
         engine.infer(x, "team/other")
     assert "team/fake" in unknown.value.remedy
+    engine.unload("team/fake")
+    with pytest.raises(ModelUnknown):
+        engine.infer(x, "team/fake")
+
+
+def test_a_withheld_model_refuses_with_a_code_of_its_own_until_it_is_loaded(engine, fake, x, mode):
+    engine.load(fake(spec_mode=mode))
+    engine.withhold("team/fake", "constant")
+    for name in ("team/fake", None):
+        with pytest.raises(SafeMode) as caught:
+            engine.infer(x, name)
+        assert caught.value.code == "SAFE_MODE"
+        assert "constant" in caught.value.sentence
+    assert engine.models() == []
+    with pytest.raises(ModelUnknown):
+        engine.infer(x, "team/other")
+    engine.load(fake(spec_mode=mode))
+    assert engine.infer(x).model == "team/fake"
+    engine.withhold("team/fake", "stop")
     engine.unload("team/fake")
     with pytest.raises(ModelUnknown):
         engine.infer(x, "team/fake")

@@ -32,12 +32,12 @@ from agent.runner.wiring import probe_runtimes
 from bundles.build import BuildSpec, VariantSource, build, read_rows
 from bundles.contract import Contract, TensorSpec
 from bundles.digest import sha256_hex
-from bundles.trust.ceremony import PROFILES, hold_ceremony
 from bundles.trust.director import sign_desired
+from bundles.trust.drafting.release import add_release, current_team
 from bundles.trust.fetch import folder_fetch
-from bundles.trust.release import add_release, current_team
-from bundles.trust.repository import OnlineRepository
-from bundles.trust.signers import load_signer, new_key
+from bundles.trust.publishing.repository import OnlineRepository
+from bundles.trust.signing.ceremony import PROFILES, hold_ceremony
+from bundles.trust.signing.signers import load_signer, new_key
 from bundles.wire import codec, topics
 from bundles.wire.messages import Ack, Desired, DesiredModel, Profile
 from bundles.wire.proof import read_proof, verify_proof

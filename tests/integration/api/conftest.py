@@ -16,11 +16,14 @@ from bundles.digest import sha256_hex
 from bundles.manifest import BundleFile, Manifest, Variant, encode_manifest
 from bundles.sketch.baseline import encode_baseline
 from bundles.sketch.build import build_baseline
-from bundles.trust.director import sign_desired
+from bundles.trust.drafting.drafts import Keys, encode_drafts
+from bundles.trust.drafting.founding import first_metadata, found_repository
+from bundles.trust.drafting.release import add_release, current_team
 from bundles.trust.fetch import folder_fetch
-from bundles.trust.offline import Quorum, new_repository
-from bundles.trust.release import add_release, current_team
-from bundles.trust.repository import OnlineRepository
+from bundles.trust.publishing.repository import OnlineRepository
+from bundles.trust.signing.eventfolder import new_event, zip_event
+from bundles.trust.signing.signatures import add_signatures
+from bundles.trust.signing.signers import new_key
 from bundles.wire.messages import Profile
 from control_plane.api.application import create_api
 from control_plane.api.deps import ApiSettings, Deps
@@ -28,8 +31,10 @@ from control_plane.api.fanout import Fanout
 from control_plane.auth import Role
 from control_plane.db.engine import Database
 from control_plane.db.tables import Device
+from control_plane.online_keys import OnlineKeys
 from control_plane.services import desired, tokens
 from control_plane.services.changes import look
+from control_plane.services.trust import ServedTrust
 from control_plane.storage import Blobs
 
 PROFILE = Profile(heartbeat_s=1, report_s=2, canary_report_s=1, probation_s=2, accept_s=4, download_s=5, activate_s=5)
@@ -57,30 +62,35 @@ class Api:
         self.db, self.folder, self.clock = database, folder, Clock()
         self.keys = {
             name: CryptoSigner.generate_ed25519()
-            for name in ("root", "targets", "vision", "audio", "snapshot", "timestamp", "director")
+            for name in ("root", "targets", "vision", "audio", "on-call-1", "on-call-2")
         }
-        metadata = folder / "metadata"
-        metadata.mkdir()
-        files = new_repository(
-            root=Quorum([self.keys["root"]], 1),
-            targets=Quorum([self.keys["targets"]], 1),
-            teams={team: Quorum([self.keys[team]], 1) for team in ("vision", "audio")},
-            snapshot=self.keys["snapshot"],
-            timestamp=self.keys["timestamp"],
-            director=self.keys["director"].public_key,
+        metadata, online = folder / "metadata", folder / "keys"
+        online.mkdir(mode=0o700)
+        self.keys |= {role: new_key(online / f"{role}.pem") for role in ("snapshot", "timestamp", "director")}
+        public = {name: signer.public_key for name, signer in self.keys.items()}
+        drafts = first_metadata(
+            root=Keys([public["root"]], 1),
+            targets=Keys([public["targets"]], 1),
+            teams={team: Keys([public[team]], 1) for team in ("vision", "audio")},
+            revocation=Keys([public["on-call-1"], public["on-call-2"]], 1),
+            snapshot=public["snapshot"],
+            timestamp=public["timestamp"],
+            director=public["director"],
             now_ms=self.clock.now,
         )
-        for name, data in files.items():
-            (metadata / name).write_bytes(data)
+        people = [self.keys[name] for name in ("root", "targets", "vision", "audio", "on-call-1")]
+        files = add_signatures(None, encode_drafts(drafts), people)
+        found_repository(metadata, files, self.keys["snapshot"], self.keys["timestamp"], self.clock.now)
         self.root, self.fetch = files["1.root.json"], folder_fetch(metadata)
-        self.repository = OnlineRepository(metadata, self.keys["snapshot"], self.keys["timestamp"], self.clock.now_ms)
+        self.trust = self.open_trust()
+        self.repository = self.trust.repository
         self.blobs = Blobs.at(folder / "blobs")
         self.deps = Deps(
             db=database,
             storage=self.blobs,
             clock=self.clock,
-            metadata=self.repository,
-            sign=lambda document: sign_desired(document, self.keys["director"]),
+            metadata=self.trust,
+            sign=self.trust.sign,
             random_bytes=os.urandom,
             fanout=Fanout(look(database), every_s=0.02),
             settings=ApiSettings(max_publish_bytes=1 << 20, scratch=folder, profile=PROFILE),
@@ -90,6 +100,22 @@ class Api:
         self.operator = self.client("ada", Role.OPERATOR)
         self.approver = self.client("bob", Role.APPROVER)
         self.admin = self.client("root", Role.ADMIN)
+
+    def open_trust(self) -> ServedTrust:
+        """Open the folders as a server does when it starts."""
+        keys, metadata = OnlineKeys(self.folder / "keys"), self.folder / "metadata"
+        repository = OnlineRepository(metadata, keys.ring("snapshot"), keys.ring("timestamp"), self.clock.now_ms)
+        return ServedTrust(repository, metadata, keys, self.db, self.clock.now_ms)
+
+    def event(self, drafts, *people: str) -> dict[str, bytes]:
+        """Have ``people`` sign ``drafts``; return the files."""
+        return add_signatures(self.repository.state, encode_drafts(drafts), [self.keys[name] for name in people])
+
+    def send(self, files, client: TestClient | None = None):
+        """Send an event to the server."""
+        headers = {"Content-Type": "application/octet-stream"}
+        body = zip_event(new_event("test", "", self.clock.now, {}, files))
+        return (client or self.approver).post("/api/v1/trust/events", content=body, headers=headers)
 
     def token(self, principal: str, role: Role, teams=("*",), life_s: int = 3600) -> str:
         with self.db.write() as session:

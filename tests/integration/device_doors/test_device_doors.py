@@ -3,118 +3,23 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from fastapi import FastAPI
 from sqlmodel import select
-from starlette.testclient import TestClient
 
 from agent.identity import signing_request
 from bundles.digest import sha256_hex
 from bundles.wire import topics
 from bundles.wire.codec import decode_ack, encode, encode_batch
-from bundles.wire.messages import Event, Profile, UpEnvelope
-from bundles.wire.proof import make_proof
-from control_plane.api import problems
-from control_plane.api.device import DeviceDoors, NonceHeader, device_router
-from control_plane.db.tables import Desired, Device, EnrolToken
-from control_plane.identity.authority import Authority
-from control_plane.identity.nonce import LIFE_MS, Nonces
-from control_plane.services import reports
-from control_plane.storage import Blobs
+from bundles.wire.messages import Event, UpEnvelope
+from control_plane.db.tables import Desired, Device
+from control_plane.identity.nonce import LIFE_MS
 
 NOW = 1_800_000_000_000
 TOKEN = "t" * 32
-
-
-class Server:
-    """The doors as an application, with a clock that only moves when told."""
-
-    def __init__(self, database, folder: Path) -> None:
-        self.db, self.now_ms, self.outcomes = database, NOW, []
-        (folder / "metadata").mkdir()
-        (folder / "metadata" / "timestamp.json").write_bytes(b'{"signed": {}}')
-        (folder / "metadata" / "1.root.json").write_bytes(b"{}")
-        (folder / "secret.json").write_bytes(b"not for everybody")
-        self.blobs = Blobs.at(folder / "blobs")
-        self.authority = Authority.open_or_create(folder / "keys", "device-ca", NOW)
-        self.doors = DeviceDoors(
-            db=database,
-            blobs=self.blobs,
-            metadata_dir=folder / "metadata",
-            authority=self.authority,
-            server_ca_pem="PIN",
-            nonces=Nonces(b"n" * 32),
-            sign=lambda document: msgspec.json.encode({"signed": document, "signatures": []}),
-            ingest=self._ingest,
-            committed=self.outcomes.append,
-            profile=Profile(),
-            broker=lambda: ("127.0.0.1", 8883),
-            now_ms=lambda: self.now_ms,
-        )
-        app = FastAPI()
-        problems.install(app)
-        app.include_router(device_router(self.doors))
-        app.add_middleware(NonceHeader, nonce=lambda: self.doors.nonces.current(self.now_ms))
-        self.http = TestClient(app, raise_server_exceptions=False)
-
-    def _ingest(self, session, batch, now_ms):
-        return reports.ingest(session, batch, bucket_ms=60_000, observe_reported=lambda *_: None, now_ms=now_ms)
-
-    def add_token(self, token: str = TOKEN, *, uses: int = 1, device: str = "", life_ms: int = 1_000) -> None:
-        with self.db.write() as session:
-            session.add(
-                EnrolToken(
-                    id=sha256_hex(token.encode())[:8],
-                    token_sha256=sha256_hex(token.encode()),
-                    uses_left=uses,
-                    expires_ms=NOW + life_ms,
-                    device=device,
-                    labels_json='{"site":"north"}',
-                    created_by="ada",
-                    created_ms=NOW,
-                )
-            )
-
-    def enroll(self, key, token: str = TOKEN, name: str = "cam-1"):
-        body = {"token": token, "csr": signing_request(key, name), "name": name, "hardware": "cam-a"}
-        return self.http.post("/v1/enroll", json=body)
-
-
-class Caller:
-    """A device that signs its requests, taking nonces from answers."""
-
-    def __init__(self, server: Server, device: str, key) -> None:
-        self.server, self.device, self.key = server, device, key
-        self.nonce = server.http.get("/v1/time").headers["WG-Nonce"]
-
-    def proof(self, method: str, path: str, body: bytes = b"") -> str:
-        return "WG-ES256 " + make_proof(self.key, self.device, method, path, body, self.nonce)
-
-    def call(self, method: str, path: str, body: bytes = b"", **headers: str):
-        headers["Authorization"] = self.proof(method, path, body)
-        return self.server.http.request(method, path, content=body, headers=headers)
-
-
-@pytest.fixture
-def server(database, tmp_path) -> Server:
-    return Server(database, tmp_path)
-
-
-@pytest.fixture
-def key():
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-@pytest.fixture
-def caller(server, key) -> Caller:
-    server.add_token()
-    assert server.enroll(key).status_code == 200
-    return Caller(server, "cam-1", key)
 
 
 def test_enrolment_gives_a_certificate_for_the_key_and_the_name(server, key):
@@ -192,9 +97,9 @@ def test_a_proof_works_once_for_one_request_of_one_device(server, caller):
     )
     assert altered.json()["code"] == "PROOF_INVALID"
     assert server.http.get(path).json()["code"] == "PROOF_MISSING"
-    thief = Caller(server, "cam-1", ec.generate_private_key(ec.SECP256R1()))
+    thief = server.caller("cam-1", ec.generate_private_key(ec.SECP256R1()))
     assert thief.call("GET", path).json()["code"] == "PROOF_INVALID"
-    stranger = Caller(server, "cam-77", caller.key)
+    stranger = server.caller("cam-77", caller.key)
     assert (stranger.call("GET", path).status_code, stranger.call("GET", path).json()["code"]) == (
         403,
         "DEVICE_REVOKED",
@@ -226,7 +131,7 @@ def test_renewal_keeps_the_old_key_until_the_new_one_is_used(server, caller):
     certificate = x509.load_pem_x509_certificate(answer.json()["certificate"].encode())
     assert certificate.public_key() == new_key.public_key()
     assert caller.call("GET", "/v1/device/desired").status_code == 200, "the answer may have been lost"
-    renewed = Caller(server, "cam-1", new_key)
+    renewed = server.caller("cam-1", new_key)
     assert renewed.call("GET", "/v1/device/desired").status_code == 200
     assert caller.call("GET", "/v1/device/desired").json()["code"] == "PROOF_INVALID", "the old key is done"
     assert renewed.call("GET", "/v1/device/desired").status_code == 200

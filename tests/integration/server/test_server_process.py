@@ -13,6 +13,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from securesystemslib.signer import SSlibKey
+
+from bundles.trust.drafting.drafts import encode_drafts
+from bundles.trust.drafting.rotation import rotate_director
+from bundles.trust.fetch import folder_fetch
+from bundles.trust.publishing.reading import read_state
+from bundles.trust.signing.eventfolder import new_event, zip_event
+from bundles.trust.signing.signatures import add_signatures
+from bundles.trust.signing.signers import load_signer, new_key
 
 PROGRAM = str(Path(sys.executable).parent / "wavegate")
 LIMIT_S = 60.0
@@ -116,6 +125,37 @@ def test_a_second_server_on_the_same_folder_is_refused_and_the_first_goes_on(run
     assert "[FOLDER_IN_USE]" in second.stderr
     assert "--dir" in second.stderr, "it says what to do"
     assert httpx.get(addresses["operators"] + "/healthz", timeout=10).status_code == 200
+
+
+def test_a_director_exchanged_just_before_a_kill_is_the_one_that_signs_afterwards(running, data, ceremony):
+    """The key is prepared over the API, named by the targets holder, and the server killed once it has answered."""
+    server = running("--no-broker")
+    address = server.wait()["operators"]
+    made = subprocess.run(
+        [PROGRAM, "server", "create-admin", "root", "--dir", str(data)], check=True, capture_output=True, text=True
+    )
+    api = httpx.Client(base_url=address, headers={"Authorization": f"Bearer {made.stdout.strip()}"}, timeout=30)
+    fields = api.post("/api/v1/trust/keys", json={"role": "director"}).json()["keys"]["director"]
+    waiting = SSlibKey.from_dict(fields.pop("keyid"), fields)
+    metadata = data / "metadata"
+    state = read_state(folder_fetch(metadata), (metadata / "1.root.json").read_bytes())
+    now_ms = time.time_ns() // 1_000_000
+    holder = load_signer(ceremony.parent / "keys" / "keys" / "root-1.pem")
+    files = add_signatures(state, encode_drafts(rotate_director(state, waiting, now_ms)), [holder])
+    body = zip_event(new_event("rotate director", "", now_ms, {}, files))
+    binary = {"Content-Type": "application/octet-stream"}
+    assert api.post("/api/v1/trust/events", content=body, headers=binary).status_code == 200
+    api.close()
+    server.process.kill()
+    server.process.communicate(timeout=30)
+    (data / "ready.json").unlink()
+    # What a kill a moment earlier would have left: published, and the prepared key not yet in its place.
+    (data / "keys" / "director.pem").rename(data / "keys" / "director.next.pem")
+    new_key(data / "keys" / "director.pem")
+    later = running("--no-broker")
+    assert httpx.get(later.wait()["operators"] + "/readyz", timeout=10).json()["ready"] is True
+    assert load_signer(data / "keys" / "director.pem").public_key.keyid == waiting.keyid
+    assert not (data / "keys" / "director.next.pem").exists()
 
 
 @pytest.mark.parametrize("flag", ["--port", "--device-port", "--mqtt-port"])
