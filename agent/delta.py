@@ -200,6 +200,8 @@ class _Delta:
             except TryAgain as error:
                 if error.code.startswith(("DELTA_", *_OURS)):
                     raise
+                if error.code == "ANSWER_SLOW":  # each try would get a little further, for ever
+                    raise _failed("DELTA_INTERRUPTED", error.sentence.rstrip(".")) from error
                 trouble = error.sentence
             self._check_cancelled()
             idle, furthest = (1 if self._offset > furthest else idle + 1), max(furthest, self._offset)

@@ -147,7 +147,8 @@ def fetch_blob(
 
     Raises:
         TryAgain: ``DOWNLOAD_INTERRUPTED`` (no connection, or it broke), ``DOWNLOAD_STATUS`` (the server is busy),
-            ``DOWNLOAD_NOT_FOUND``, ``DOWNLOAD_DENIED``, ``DOWNLOAD_DIGEST`` or ``DOWNLOAD_LENGTH`` (other bytes than
+            ``DOWNLOAD_SLOW`` (a trickle; see ``agent.pace``), ``DOWNLOAD_NOT_FOUND``, ``DOWNLOAD_DENIED``,
+            ``DOWNLOAD_DIGEST`` or ``DOWNLOAD_LENGTH`` (other bytes than
             promised: a portal or proxy between, or a damaged server; what came is thrown away),
             ``DOWNLOAD_CANCELLED``, ``DISK_FULL`` or ``STORE_IO``.
     """
@@ -224,6 +225,13 @@ class _Attempt:
         except TryAgain as error:
             if error.code.startswith(("DOWNLOAD_", "DISK_", "STORE_")):
                 raise
+            if error.code == "ANSWER_SLOW":
+                # Each try would bring a little, and so count as one that got further: not for this call to repeat.
+                raise TryAgain(
+                    error.sentence,
+                    code="DOWNLOAD_SLOW",
+                    remedy="Check the device's network; the device goes on later from where it was.",
+                ) from error
             raise _interrupted(error.sentence) from error
         if self._held < part.length:
             raise _interrupted(f"The connection ended after {self._held} of {part.length} bytes.")

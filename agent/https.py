@@ -5,20 +5,23 @@
 where the server calls it old. Many devices may share one ``httpx.Client``: it holds nothing of a device.
 
 Whatever goes wrong, callers see two families: ``TryAgain`` (network, load, a captive portal) and ``Refused``.
-Answers are read with a limit, so that an endless one fills neither memory nor disk.
+Answers are read as they arrive, with a limit and a least pace, so that an endless one fills neither memory nor disk,
+and one that drips holds nobody up.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 
 import httpx
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from agent.pace import paced
 from agent.tls import refusal_in
 from bundles.errors import Refused, TryAgain, WavegateError
 from bundles.trust.fetch import NotServed
@@ -28,7 +31,8 @@ from bundles.wire.proof import make_proof
 
 NONCE_HEADER = "WG-Nonce"
 MAX_ANSWER_BYTES = 1 << 20
-CHUNK_BYTES = 1 << 16
+MAX_PROBLEM_BYTES = 1 << 16
+"""A problem document is small; the rest of another page is not worth reading."""
 KEEPALIVE_S = 60.0
 """A handshake costs both sides more than an idle connection."""
 _PLAIN = {"Accept-Encoding": "identity"}
@@ -51,7 +55,7 @@ class BlobAnswer:
 
     Attributes:
         status: HTTP status: 200 whole, 206 from the offset asked for.
-        chunks: the body, at most 64 KiB a piece.
+        chunks: the body as it arrives, at most 64 KiB a piece.
         length: bytes announced for this body, None if not said.
         offset: first byte of a 206, None if not said.
         retry_after_s: what the server asked for, None if nothing.
@@ -98,10 +102,15 @@ def open_client(url: str, tls: ssl.SSLContext, timeout_s: float = 15.0, proxy: s
 
 
 class Door:
-    """The unsigned half of the server's device surface."""
+    """The unsigned half of the server's device surface.
 
-    def __init__(self, client: httpx.Client) -> None:
-        self._client = client
+    Args:
+        client: shared or own; must be pinned.
+        now_s: any clock in seconds that only rises; for the pace of answers.
+    """
+
+    def __init__(self, client: httpx.Client, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._client, self._now_s = client, now_s
 
     def post(self, path: str, body: bytes) -> bytes:
         """Post JSON and return the answer's body.
@@ -111,30 +120,62 @@ class Door:
             TryAgain: it could not be reached, or is busy.
         """
         with self._exchange("POST", path, body, {"Content-Type": "application/json"}) as answer:
-            return _read_ok(answer, MAX_ANSWER_BYTES)
+            return self._read_ok(answer, MAX_ANSWER_BYTES)
 
-    def metadata(self, name: str, max_length: int) -> Iterable[bytes]:
-        """Return a file of trust metadata; this is a ``bundles.trust.fetch.MetadataFetch``.
+    def metadata(self, name: str, max_length: int) -> Generator[bytes, None, None]:
+        """Return a file of trust metadata in pieces as they arrive; this is a ``bundles.trust.fetch.MetadataFetch``.
+
+        The connection is free again after the last piece, after the one that makes it longer than ``max_length``,
+        or when the pieces are closed.
 
         Raises:
             NotServed: the server answered, and not with the file.
-            TryAgain: it could not be reached, or broke off.
+            TryAgain: it could not be reached; also from the pieces, where it broke off.
         """
-        data = bytearray()
-        with self._exchange("GET", f"/metadata/{name}", b"", {}) as answer:
+        with contextlib.ExitStack() as opened:
+            answer = opened.enter_context(self._exchange("GET", f"/metadata/{name}", b"", {}))
             if not answer.is_success:
                 raise NotServed(name, answer.status_code)
             check_no_page(answer)
-            for chunk in answer.iter_bytes(CHUNK_BYTES):
-                data += chunk
-                if len(data) > max_length:
-                    break  # one piece too long is enough for the caller to refuse it
-        return [bytes(data)]
+            pieces = _until_longer(opened.pop_all(), answer, max_length)
+            next(pieces)  # begun, so that closing it closes the connection
+            return pieces
 
     def time_ms(self) -> int:
         """Return the server's clock, UTC epoch ms (a hint: nothing that matters is judged by it)."""
         with self._exchange("GET", "/v1/time", b"", {}) as answer:
-            return _decode(_read_ok(answer, MAX_ANSWER_BYTES), _Time).now_ms
+            return _decode(self._read_ok(answer, MAX_ANSWER_BYTES), _Time).now_ms
+
+    def _read_ok(self, answer: httpx.Response, max_bytes: int) -> bytes:
+        if not answer.is_success:
+            text = b""
+            with contextlib.suppress(TryAgain):
+                text = self._read_some(answer, MAX_PROBLEM_BYTES)
+            raise _refusal(answer, text)
+        check_no_page(answer)
+        data = self._read_some(answer, max_bytes)
+        if len(data) > max_bytes:
+            raise Refused(
+                f"The server's answer has more than {max_bytes} bytes.",
+                code="ANSWER_TOO_LARGE",
+                remedy="Check who answers at the server's address.",
+            )
+        return data
+
+    def _read_some(self, answer: httpx.Response, max_bytes: int) -> bytes:
+        """Read the body, to its end or a little past ``max_bytes``."""
+        data = bytearray()
+        for piece in self._pieces(answer):
+            data += piece
+            if len(data) > max_bytes:
+                break
+        return bytes(data)
+
+    def _pieces(self, answer: httpx.Response) -> Iterator[bytes]:
+        try:
+            yield from paced(answer.iter_raw(), self._now_s)
+        except httpx.HTTPError as error:
+            raise _unreachable(error) from error
 
     @contextlib.contextmanager
     def _exchange(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
@@ -153,17 +194,24 @@ class DeviceDoor(Door):
         client: shared or own; must be pinned.
         device: id.
         key: returns the device's private key as it is now (it changes at renewal).
+        now_s: as of ``Door``.
     """
 
-    def __init__(self, client: httpx.Client, device: str, key: Callable[[], ec.EllipticCurvePrivateKey]) -> None:
-        super().__init__(client)
+    def __init__(
+        self,
+        client: httpx.Client,
+        device: str,
+        key: Callable[[], ec.EllipticCurvePrivateKey],
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(client, now_s)
         self._device, self._key = device, key
         self._nonce = ""
 
     def post_signed(self, path: str, body: bytes) -> bytes:
         """Post JSON, signed; otherwise as ``post``."""
         with self._signed("POST", path, body, {"Content-Type": "application/json"}) as answer:
-            return _read_ok(answer, MAX_ANSWER_BYTES)
+            return self._read_ok(answer, MAX_ANSWER_BYTES)
 
     def desired(self, etag: str = "") -> DesiredAnswer | None:
         """Ask what this device should be; None where that has not changed since ``etag``, or nothing is assigned.
@@ -176,7 +224,7 @@ class DeviceDoor(Door):
         with self._signed("GET", "/v1/device/desired", b"", headers) as answer:
             if answer.status_code in (204, 304, 404):
                 return None
-            data = _read_ok(answer, codec.MAX_PAYLOAD_BYTES)
+            data = self._read_ok(answer, codec.MAX_PAYLOAD_BYTES)
             if not data:
                 return None
             return DesiredAnswer(data, answer.headers.get("ETag", "").removeprefix("W/").strip('"'))
@@ -190,7 +238,7 @@ class DeviceDoor(Door):
         """
         body = codec.encode_batch(batch)
         with self._signed("POST", "/v1/device/reports", body, {"Content-Type": "application/msgpack"}) as answer:
-            return codec.decode_ack(_read_ok(answer, MAX_ANSWER_BYTES))
+            return codec.decode_ack(self._read_ok(answer, MAX_ANSWER_BYTES))
 
     @contextlib.contextmanager
     def blob(self, path: str, offset: int = 0, etag: str = "") -> Iterator[BlobAnswer]:
@@ -211,7 +259,7 @@ class DeviceDoor(Door):
             content_range = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
             yield BlobAnswer(
                 status=answer.status_code,
-                chunks=_chunks(answer),
+                chunks=self._pieces(answer),
                 length=_number(answer.headers.get("Content-Length", "")),
                 offset=_number(content_range),
                 retry_after_s=_number(answer.headers.get("Retry-After", "")),
@@ -237,27 +285,20 @@ class DeviceDoor(Door):
             yield answer
 
 
-def _chunks(answer: httpx.Response) -> Iterator[bytes]:
-    try:
-        yield from answer.iter_raw(CHUNK_BYTES)
-    except httpx.HTTPError as error:
-        raise _unreachable(error) from error
-
-
-def _read_ok(answer: httpx.Response, max_bytes: int) -> bytes:
-    if not answer.is_success:
-        raise _refusal(answer)
-    check_no_page(answer)
-    data = bytearray()
-    for chunk in answer.iter_bytes(CHUNK_BYTES):
-        data += chunk
-        if len(data) > max_bytes:
-            raise Refused(
-                f"The server's answer has more than {max_bytes} bytes.",
-                code="ANSWER_TOO_LARGE",
-                remedy="Check who answers at the server's address.",
-            )
-    return bytes(data)
+def _until_longer(
+    opened: contextlib.ExitStack, answer: httpx.Response, max_length: int
+) -> Generator[bytes, None, None]:
+    """Yield nothing once, then the body; one piece too long is enough for the caller to refuse it."""
+    with opened:
+        yield b""
+        left = max_length
+        for piece in answer.iter_raw():
+            left -= len(piece)
+            if left < 0:
+                opened.close()
+            yield piece
+            if left < 0:
+                return
 
 
 def check_no_page(answer: httpx.Response) -> None:
@@ -288,13 +329,12 @@ def check_plain(answer: httpx.Response) -> None:
         )
 
 
-def _refusal(answer: httpx.Response) -> WavegateError:
-    """Turn an answer that is no success into an error of the right family."""
+def _refusal(answer: httpx.Response, text: bytes) -> WavegateError:
+    """Turn an answer that is no success, and as much of its text as was read, into an error of the right family."""
     status = answer.status_code
     problem = _Problem()
-    with contextlib.suppress(httpx.HTTPError, msgspec.DecodeError, StopIteration):
-        # The first 64 KiB only: a problem document is small, and the rest is not worth reading.
-        problem = msgspec.json.decode(next(answer.iter_bytes(CHUNK_BYTES)), type=_Problem)
+    with contextlib.suppress(msgspec.DecodeError):
+        problem = msgspec.json.decode(text, type=_Problem)
     sentence = problem.detail or problem.title or f"The server answered {status}."
     details: dict[str, object] = {"status": status}
     if status in _LATER or status >= 500 or 300 <= status < 400:

@@ -169,7 +169,9 @@ class MqttLink:
         sock = client.socket() if client is not None else None
         if isinstance(sock, socket.socket):
             with contextlib.suppress(OSError, ValueError):
-                sock.shutdown(socket.SHUT_RDWR)
+                # Of the socket below TLS: ``SSLSocket.shutdown`` takes TLS away under paho's thread, which then dies
+                # in the middle of a read without telling anybody, or writes in the clear.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def _new_client(self) -> Client:
         client = Client(

@@ -2,8 +2,13 @@
 
 OpenSSL judges a certificate's dates by the system's clock and lets nobody set another, so a device that wakes in 1970
 would refuse an honest server, and one whose clock was set back would take an expired certificate. Here OpenSSL checks
-everything but the dates (``X509_V_FLAG_NO_CHECK_TIME``); once the handshake has verified the chain, the dates of every
-certificate in it are judged by the clock handed in: max(system, signed floor, build time of the agent).
+everything but the dates (``X509_V_FLAG_NO_CHECK_TIME``); once the handshake has verified the chain, the end of every
+certificate in it is judged by the clock handed in: max(system, signed floor, build time of the agent).
+
+That clock says how late it is *at least*. So a certificate that it calls expired has expired, and of one that begins
+later nothing can be said: a device that woke in 1970 after its server was given a new certificate would refuse it for
+ever, because only this server could tell it the time. Beginnings are therefore not judged; they guard nothing here,
+where whoever could post-date a certificate holds the CA's key.
 
 Pins follow the signed set (``x-server-cas``) without a restart: a CA that joined it is added to the context before a
 handshake, and a chain that ends in one that left is refused after it. OpenSSL cannot drop a trusted certificate, so
@@ -58,7 +63,7 @@ class PinnedContext(ssl.SSLContext):
                 self._loaded.add(der)
 
     def judge(self, chain: Sequence[bytes]) -> None:
-        """Refuse a verified chain (DER, leaf first) by date or by pin.
+        """Refuse a verified chain (DER, leaf first) that has expired, or whose pin has gone.
 
         Raises:
             ChainRefused: ``TRUST_CLOCK`` or ``SERVER_CERTIFICATE``.
@@ -68,12 +73,12 @@ class PinnedContext(ssl.SSLContext):
         now_s = self.clock_ms() // 1000
         for der in chain:
             certificate = x509.load_der_x509_certificate(der)
-            begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-            if not begins.timestamp() <= now_s <= ends.timestamp():
+            ends = certificate.not_valid_after_utc
+            if now_s > ends.timestamp():
                 raise ChainRefused(
                     CLOCK_CODE,
-                    f"The certificate {certificate.subject.rfc4514_string()!r} is good from {begins:%Y-%m-%d %H:%M} to "
-                    f"{ends:%Y-%m-%d %H:%M} UTC, and the trust clock stands outside.",
+                    f"By the trust clock the certificate {certificate.subject.rfc4514_string()!r} has expired: it is good "
+                    f"until {ends:%Y-%m-%d %H:%M} UTC.",
                 )
 
 

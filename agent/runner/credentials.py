@@ -83,9 +83,9 @@ class Credentials:
                 self._pins = signed
             return list(self._pins)
 
-    def is_renewal_due(self, wall_ms: int) -> bool:
-        """Whether two thirds of the certificate's life are over."""
-        return wall_ms >= self.identity.renewal_due_ms
+    def is_renewal_due(self, now_ms: int) -> bool:
+        """Whether two thirds of the certificate's life are over at ``now_ms``, by the trust clock."""
+        return now_ms >= self.identity.renewal_due_ms
 
     def renew(self, post: Post) -> None:
         """Exchange the certificate; see ``agent.identity.renew``."""

@@ -165,7 +165,8 @@ class Agent:
             allow_demo=config.allow_demo_keys,
         )
         self._closers.append(trust.close)
-        self.credentials = Credentials(identity, lambda: trust.server_cas, lambda: trust.clock_ms(clock.wall_ms()))
+        self._trust_ms = lambda: trust.clock_ms(clock.wall_ms())
+        self.credentials = Credentials(identity, lambda: trust.server_cas, self._trust_ms)
         client = open_client(identity.enrolment.url, self.credentials.server_context(), proxy=config.proxy)
         self._closers.append(client.close)
         self.door = DeviceDoor(client, identity.device, self.credentials.key)
@@ -247,7 +248,7 @@ class Agent:
 
     def _check_renewal(self) -> None:
         """Renew the certificate where two thirds of its life are over; look again later either way."""
-        if not self.credentials.is_renewal_due(self._clock.wall_ms()):
+        if not self.credentials.is_renewal_due(self._trust_ms()):  # a clock in 1970 would find none due, ever
             self._renewal_in(RENEWAL_CHECK_MS)
             return
 

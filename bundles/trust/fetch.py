@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -68,21 +68,34 @@ class TufFetcher(FetcherInterface):
 
     Attributes:
         last_name: the newest file asked for: it tells which role a refusal is about.
-        last_data: what of it was received.
     """
 
     def __init__(self, fetch: MetadataFetch, now_s: Callable[[], float] = time.monotonic) -> None:
         self._get, self._now_s, self._begun_s = fetch, now_s, 0.0
+        self._under_way: Iterable[bytes] = ()
+        self._data = bytearray()
         self.last_name = ""
-        self.last_data = b""
+
+    @property
+    def last_data(self) -> bytes:
+        """What of the file asked for last was received."""
+        return bytes(self._data)
+
+    def close(self) -> None:
+        """Let go of a file that was not read to its end: what is refused may hold a connection open."""
+        if isinstance(self._under_way, Generator):
+            self._under_way.close()
+        self._under_way = ()
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         # No generator function: the caller must see a refusal at the call, not at the first piece.
-        self.last_name, self.last_data, self._begun_s = url.removeprefix(BASE), b"", self._now_s()
+        self.close()
+        self.last_name, self._data, self._begun_s = url.removeprefix(BASE), bytearray(), self._now_s()
         try:
             pieces = self._get(self.last_name, length_limit(self.last_name))
         except NotServed as error:
             raise DownloadHTTPError(str(error), error.status) from error
+        self._under_way = pieces
         return self._pieces(pieces)
 
     def _pieces(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -90,7 +103,7 @@ class TufFetcher(FetcherInterface):
         try:
             for piece in pieces:
                 self.check_pace()
-                self.last_data += piece
+                self._data += piece
                 yield piece
         except NotServed as error:
             raise DownloadHTTPError(str(error), error.status) from error

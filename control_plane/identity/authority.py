@@ -105,7 +105,9 @@ class Authority:
         certificate = self._sign(name, key.public_key(), now_ms, life, ExtendedKeyUsageOID.CLIENT_AUTH, [])
         return _issued(certificate, key)
 
-    def issue_device(self, device: str, public_key: ec.EllipticCurvePublicKey, now_ms: int) -> Issued:
+    def issue_device(
+        self, device: str, public_key: ec.EllipticCurvePublicKey, now_ms: int, life: dt.timedelta = DEVICE_LIFE
+    ) -> Issued:
         """Issue a device certificate: CN = device id, clientAuth, no CA.
 
         Raises:
@@ -117,7 +119,7 @@ class Authority:
                 code="DEVICE_ID",
                 remedy="Use 1 to 64 of a-z, 0-9 and '-', starting and ending with a letter or digit.",
             )
-        return _issued(self._sign(device, public_key, now_ms, DEVICE_LIFE, ExtendedKeyUsageOID.CLIENT_AUTH, []), None)
+        return _issued(self._sign(device, public_key, now_ms, life, ExtendedKeyUsageOID.CLIENT_AUTH, []), None)
 
     def issue_eviction(self, device: str, now_ms: int) -> Issued:
         """Issue a certificate of a device's own name, with a key of ours, that ends its session and soon expires."""

@@ -188,6 +188,7 @@ class MetadataCache:
             try:
                 yield
             finally:
+                fetcher.close()
                 self._keep_scratch()
         except (RepositoryError, DownloadError) as error:
             data = fetcher.last_data if fetcher.last_name else self._bootstrap
