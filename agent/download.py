@@ -148,9 +148,8 @@ def fetch_blob(
     Raises:
         TryAgain: ``DOWNLOAD_INTERRUPTED`` (no connection, or it broke), ``DOWNLOAD_STATUS`` (the server is busy),
             ``DOWNLOAD_SLOW`` (a trickle; see ``agent.pace``), ``DOWNLOAD_NOT_FOUND``, ``DOWNLOAD_DENIED``,
-            ``DOWNLOAD_DIGEST`` or ``DOWNLOAD_LENGTH`` (other bytes than
-            promised: a portal or proxy between, or a damaged server; what came is thrown away),
-            ``DOWNLOAD_CANCELLED``, ``DISK_FULL`` or ``STORE_IO``.
+            ``DOWNLOAD_DIGEST`` or ``DOWNLOAD_LENGTH`` (other bytes than promised: a portal or proxy between, or a
+            damaged server; what came is thrown away), ``DOWNLOAD_CANCELLED``, ``DISK_FULL`` or ``STORE_IO``.
     """
     received = tries = idle = 0
     furthest = part.size()

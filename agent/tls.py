@@ -77,8 +77,8 @@ class PinnedContext(ssl.SSLContext):
             if now_s > ends.timestamp():
                 raise ChainRefused(
                     CLOCK_CODE,
-                    f"By the trust clock the certificate {certificate.subject.rfc4514_string()!r} has expired: it is good "
-                    f"until {ends:%Y-%m-%d %H:%M} UTC.",
+                    f"By the trust clock the certificate {certificate.subject.rfc4514_string()!r} has expired: "
+                    f"it is good until {ends:%Y-%m-%d %H:%M} UTC.",
                 )
 
 
@@ -90,7 +90,9 @@ class _Socket(ssl.SSLSocket):
         try:
             super().do_handshake(block)
             context.judge(_verified_chain(self))
-        except (ChainRefused, ssl.SSLCertVerificationError):
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise  # to be gone on with, where the socket does not block
+        except OSError:
             self.close()  # paho leaves a socket open whose handshake failed
             raise
 

@@ -273,6 +273,7 @@ class Server:
             device_surface=device_router(doors),
             extra=[metrics_router(self._db)],
             readiness=[self._broker_check, self._revocations_check, self._trust_check],
+            deadlines=self._deadlines,
         )
         app = create_api(deps)
         app.add_middleware(NonceHeader, nonce=lambda: doors.nonces.current(doors.now_ms()))

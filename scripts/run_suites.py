@@ -23,7 +23,8 @@ ALONE = frozenset({"e2e"})
 """Suites that fill the machine by themselves."""
 BUDGETS_S: dict[str, tuple[tuple[str, ...], int]] = {
     "unit and property": (("unit", "properties", "sim", "backends", "compat"), 180),
-    "integration": (("integration", "attacks"), 360),
+    "integration": (("integration",), 360),
+    "attacks": (("attacks",), 240),
     "demo and end to end": (("e2e",), 180),
     "web": (("web",), 180),
 }

@@ -22,6 +22,7 @@ from agent.mqtt import PresenceState, Transport
 from agent.runner import reporting
 from agent.runner.assurance import Assurance
 from agent.runner.edges import Models
+from agent.runner.inbox import Inbox
 from agent.runner.link import Hooks, Link, ServerDoor
 from agent.runner.reporting import Self
 from agent.runner.schedule import Schedule
@@ -32,8 +33,7 @@ from agent.runner.updates import Updates
 from agent.runner.voice import Voice
 from agent.spool import Spool
 from agent.store import Store
-from bundles.digest import sha256_hex
-from bundles.errors import Refused, TryAgain, WavegateError
+from bundles.errors import Refused, WavegateError
 from bundles.wire.messages import Desired, Profile
 
 _log = logging.getLogger(__name__)
@@ -102,9 +102,7 @@ class Device:
         self._schedule, self._profile, self._rng = schedule, profile, rng
         self._is_canary = False
         self.is_closed = False
-        self._taken = self._refused = ""
-        self._waiting: bytes | None = None
-        self._is_judging = False
+        self._refused = ""
         self.steps = Steps(
             parts.assurance,
             parts.store,
@@ -145,7 +143,15 @@ class Device:
             schedule, me.device, parts.assurance, parts.store, self.updates, self._tell, self._note, rng.random
         )
         self.voice.standings = self.trust.standings
-        hooks = Hooks(self._desired, self._contact, self._conflict, self.voice.heartbeat)
+        self.inbox = Inbox(
+            schedule,
+            parts.assurance.accept,
+            self._judged,
+            self._take,
+            self._refuse_desired,
+            lambda call: self._after("desired", DESIRED_AGAIN_S, call),
+        )
+        hooks = Hooks(self.inbox.put, self._contact, self._conflict, self.voice.heartbeat)
         transport = parts.transport(self._on_down, self._on_state, self.voice.presence) if parts.transport else None
         self.link = Link(schedule, me.device, parts.door, transport, parts.spool, hooks, rng, wall_ms, profile.poll_s)
 
@@ -164,7 +170,7 @@ class Device:
         """Cut the windows into the spool, say goodbye and end everything. On the line; being told twice is normal."""
         if self.is_closed:
             return
-        self.is_closed = True
+        self.is_closed = self.inbox.is_closed = True
         for name in ("beat", "report", "status", "desired"):
             self._schedule.cancel((self.me.device, name))
         self.trust.close()
@@ -204,40 +210,9 @@ class Device:
 
     # --- desired state ---
 
-    def _desired(self, data: bytes) -> None:
-        """Judge a document; the newest waits while another is being judged."""
-        self._waiting = data
-        if self._is_judging or self.is_closed:
-            return
-        data, self._waiting = self._waiting, None
-        digest = sha256_hex(data)
-        if digest == self._taken:
-            return
-        self._is_judging = True
-        self._schedule.background(
-            lambda: self.parts.assurance.accept(data), lambda found: self._judged(data, digest, found)
-        )
-
-    def _judged(self, data: bytes, digest: str, found: Desired | BaseException) -> None:
-        self._is_judging = False
-        if self.is_closed:
-            return
+    def _judged(self, found: Desired | BaseException) -> None:
         self._note("desired", None if isinstance(found, Desired) else found)
         self.trust.ask()
-        if isinstance(found, Desired):
-            self._taken = digest
-            self._take(found)
-        elif isinstance(found, WavegateError) and not isinstance(found, TryAgain):
-            self._refuse_desired(digest, found)
-        else:
-            is_known = isinstance(found, TryAgain | OSError)
-            level = logging.INFO if is_known else logging.ERROR
-            _log.log(
-                level, "the desired document cannot be judged yet: %s", found, exc_info=None if is_known else found
-            )
-            self._after("desired", DESIRED_AGAIN_S, lambda: self._desired(self._waiting or data))
-        if self._waiting is not None:
-            self._desired(self._waiting)
 
     def _take(self, desired: Desired) -> None:
         self.voice.gen = desired.gen
@@ -266,7 +241,8 @@ class Device:
         self.updates.offer_all(ev.ContactSeen(0))
 
     def _conflict(self) -> None:
-        self._tell("identity_conflict", code="IDENTITY_CONFLICT", detail="Another agent connected with this identity.")
+        detail = "It seems that another agent uses this identity."
+        self._tell("identity_conflict", code="IDENTITY_CONFLICT", detail=detail)
 
     # --- effects ---
 

@@ -165,7 +165,7 @@ class Agent:
             allow_demo=config.allow_demo_keys,
         )
         self._closers.append(trust.close)
-        self._trust_ms = lambda: trust.clock_ms(clock.wall_ms())
+        self._trust_ms: Callable[[], int] = lambda: trust.clock_ms(clock.wall_ms())
         self.credentials = Credentials(identity, lambda: trust.server_cas, self._trust_ms)
         client = open_client(identity.enrolment.url, self.credentials.server_context(), proxy=config.proxy)
         self._closers.append(client.close)

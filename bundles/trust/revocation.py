@@ -105,6 +105,19 @@ def strength_of(signatures: int, keys: int) -> int:
     return RUNNING_THRESHOLD if keys == 1 and signatures else signatures
 
 
+def weak_list(signatures: int, keys: int) -> str:
+    """Say what a revocation list with ``signatures``, in a role that has ``keys`` keys, does not do; empty if nothing.
+
+    One without a signature says nothing yet: that it lacks one is told elsewhere.
+    """
+    if not 0 < strength_of(signatures, keys) < RUNNING_THRESHOLD:
+        return ""
+    return (
+        "The revocation list has one signature: what it names is not installed any more. A second one is needed to "
+        "stop it where it runs."
+    )
+
+
 def remember(known: Mapping[str, Denied], listed: Mapping[str, Revoked], strength: int) -> dict[str, Denied]:
     """Return ``known`` with a newer list of the same keys: nothing is forgotten, no strength is lost."""
     seen = {

@@ -218,7 +218,8 @@ def check_distinct_keys(holder: Root | Delegations | None) -> None:
     """
     keys: Mapping[str, Key] = holder.keys if holder is not None else {}
     roles = (holder.roles if holder is not None else None) or {}
-    missing = {keyid for role in roles.values() for keyid in role.keyids} - set(keys)
+    # TUF's parser lets a number stand in a list of key ids; no key is ever named by one.
+    missing = {str(keyid) for role in roles.values() for keyid in role.keyids if keyid not in keys}
     if missing:
         raise TrustRefused(
             f"A role names the key {min(missing)[:12]}, which is not there.",

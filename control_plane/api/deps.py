@@ -12,6 +12,7 @@ from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Depends, Request
 
+from bundles.trust.drafting.expiry import Deadline
 from bundles.wire.messages import Desired, Profile
 from control_plane.api.fanout import Fanout
 from control_plane.db.engine import Database
@@ -69,6 +70,7 @@ class Deps:
         device_surface: router of the devices' doors (``/v1``, ``/metadata``), None in operator-only tests.
         web: router of the pages, None without them.
         readiness: further checks of ``/readyz`` (broker, CRL age...).
+        deadlines: what expires beside the metadata (authorities, certificates, the revocation list), by name.
     """
 
     db: Database
@@ -83,6 +85,7 @@ class Deps:
     web: APIRouter | None = None
     extra: Sequence[APIRouter] = ()
     readiness: Sequence[Callable[[], Check]] = ()
+    deadlines: Callable[[], dict[str, Deadline]] = dict
 
 
 def deps_of(request: Request) -> Deps:

@@ -289,12 +289,21 @@ def _authenticate(doors: DeviceDoors, request: Request, body: bytes) -> str:
         raise enrolment.revoked(claims.sub)
     renewed = _verify(doors, row, token, request.method, path, body, now_ms)
     with doors.db.write() as session:
-        if session.get(UsedProof, (row.id, claims.jti)) is not None:
-            raise _denied("PROOF_REPLAYED", "The request was made before.")
-        session.add(UsedProof(device=row.id, jti=claims.jti, expires_ms=now_ms + LIFE_MS))
+        check_first_use(session, row.id, claims.jti, now_ms)
         if renewed:
             _take_renewed_key(session, row.id)
     return row.id
+
+
+def check_first_use(session: Session, device: str, jti: str, now_ms: int) -> None:
+    """Check that a proof was not used before, and note that it was used now.
+
+    Raises:
+        Unauthenticated: ``PROOF_REPLAYED``.
+    """
+    if session.get(UsedProof, (device, jti)) is not None:
+        raise _denied("PROOF_REPLAYED", "The request was made before.")
+    session.add(UsedProof(device=device, jti=jti, expires_ms=now_ms + LIFE_MS))
 
 
 def _verify(doors: DeviceDoors, row: Device, token: str, method: str, path: str, body: bytes, now_ms: int) -> bool:

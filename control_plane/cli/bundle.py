@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import typer
 
+from bundles.errors import AskPerson
 from control_plane.cli.output import Format, Output, say, show
 
 app = typer.Typer(help="Build, sign, verify, inspect and compare bundles.", no_args_is_help=True)
@@ -103,11 +104,13 @@ def sign(
     """List a bundle in its team's role: puts the newly signed metadata into the .wgb, ready for `wavegate publish`."""
     from bundles.archive import add_metadata, open_archive
     from bundles.trust.drafting.release import add_release, current_team
+    from bundles.trust.publishing.reading import read_state
     from bundles.trust.roles import file_name
     from bundles.verify import verify_content
     from control_plane.cli.metadata import conflicts, open_metadata
-    from control_plane.cli.trust.making import finish, open_signers, read_ground
-    from control_plane.cli.trust.staging import team_state
+    from control_plane.cli.trust.at_hand import note, open_keys
+    from control_plane.cli.trust.making import finish, read_ground
+    from control_plane.cli.trust.staging import check_history, team_state
 
     archive = open_archive(file)
     verify_content(archive)
@@ -115,18 +118,22 @@ def sign(
     if event is not None:
         with conflicts():
             ground = read_ground(ctx, metadata, root)
+            check_history(ground.place, ground.state, archive)
             drafted = add_release(team_state(ground.state, manifest.team), archive.manifest_bytes, [], ground.now_ms)
-            signers = open_signers(signer, public, passphrase_file, pin_file)
+            keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
             files = {drafted.name: drafted.data}
-            finish(ground, "bundle sign", files, signers=signers, out=event, note="", form=form)
+            finish(ground, "bundle sign", files, keys=keys_at_hand, out=event, note="", form=form)
         return
     fetch, trusted = open_metadata(metadata, root)
     now_ms = _now_ms()
     with conflicts():
         team = current_team(fetch, trusted, manifest.team, now_ms)
-        signers = open_signers(signer, public, passphrase_file, pin_file)
+        check_history(metadata, read_state(fetch, trusted), archive)
+        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
         pending = archive.metadata.get(file_name(team.role, team.signed.version + 1))
+        signers = [key.signer for key in keys_at_hand]
         signed = add_release(team, archive.manifest_bytes, signers, now_ms, pending=pending)
+        note(keys_at_hand, {signed.name: signed.data}, instead=True)
     say(
         f"{team.role}: version {team.signed.version} -> {team.signed.version + 1}, now also lists "
         f"{manifest.target_path} (counter {manifest.release_counter}, channel {manifest.channel})."
@@ -143,6 +150,31 @@ def sign(
         "metadata": signed.name,
     }
     show({**_summary(archive), **facts}, form, _SIGNED)
+
+
+@app.command()
+def promote(
+    file: FileArgument,
+    channel: Annotated[Literal["dev", "canary", "prod"], typer.Option(help="The channel it is to reach.")],
+    counter: Annotated[int, typer.Option(help="Release counter: above every release of this model.", min=1)],
+    version: Annotated[str, typer.Option(help="Of the new release; default by channel, such as 1.4.0-prod.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Where to; default MODEL-VERSION.wgb.")] = None,
+    output: Output = Format.TABLE,
+    as_json: Json = False,
+) -> None:
+    """Make of a bundle that was tried a release for a higher channel: the same files. Then sign it as any other."""
+    from bundles.archive import open_archive
+    from bundles.promote import promote as make_release
+    from bundles.promote import promoted_version
+
+    archive = open_archive(file)
+    name = version or promoted_version(archive.manifest, channel)
+    place = out or Path(f"{archive.manifest.model}-{name}.wgb")
+    if place.exists():
+        raise AskPerson(f"There is something at {place} already.", code="BUNDLE_EXISTS", remedy="Choose another --out.")
+    made = make_release(archive, place, channel=channel, release_counter=counter, now_ms=_now_ms(), version=name)
+    say("The same files under a new manifest, not signed yet: wavegate bundle sign.")
+    show({**_summary(made), "parent": archive.sha256}, Format.JSON if as_json else output, _BUILT)
 
 
 @app.command()

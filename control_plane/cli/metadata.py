@@ -33,10 +33,19 @@ def open_metadata(place: str, root: Path | None) -> tuple[MetadataFetch, bytes]:
                 remedy="Give the root.json of your key ceremony with --root.",
             )
         return _http_fetch(place), read_root(root)
-    folder = Path(place)
+    home = metadata_home(Path(place))
+    return folder_fetch(home), read_root(root or home / "1.root.json")
+
+
+def metadata_home(folder: Path) -> Path:
+    """Return the folder of metadata that ``folder`` (of metadata, of a server, or of a ceremony) means.
+
+    Raises:
+        AskPerson: ``TRUST_REPOSITORY``: there is none.
+    """
     for home in (folder, folder / "metadata", folder / "server" / "metadata"):
         if (home / "timestamp.json").exists():
-            return folder_fetch(home), read_root(root or home / "1.root.json")
+            return home
     raise AskPerson(
         f"There is no trust metadata in {folder}.",
         code="TRUST_REPOSITORY",

@@ -83,7 +83,10 @@ def adopt_ca(
     folder: Dir = None,
     passphrase_file: Annotated[Path | None, typer.Option(help="File with the key's passphrase.")] = None,
 ) -> None:
-    """Issue the server's certificates by its spare CA from the next start on. Devices must hold its pin already."""
+    """Issue the server's certificates by its spare CA from the next start on. Devices must hold its pin already.
+
+    The key of the CA before is kept encrypted under the same passphrase, for you to take away; without one it is gone.
+    """
     from control_plane import app as composition
     from control_plane.cli.passphrases import existing
     from control_plane.folder import Folder, own
@@ -92,8 +95,17 @@ def adopt_ca(
     place = Folder(_settings(dir=folder).dir)
     with own(place):
         pinned, now_ms = spare.signed_pins(place.metadata), composition.SystemClock().now_ms()
-        spare.adopt_ca(place.keys, certificate, key, existing(passphrase_file)(key), pinned, now_ms)
+        retired = spare.adopt_ca(place.keys, certificate, key, existing(passphrase_file)(key), pinned, now_ms)
     print("Adopted. Start the server; it issues its certificates anew.", file=sys.stderr)
+    if retired == "kept":
+        aside = place.keys / spare.RETIRED
+        print(f"The CA before is {aside}.pem and .key, under the passphrase you gave. Take both away;", file=sys.stderr)
+        print("destroy them once a set without it is signed (wavegate trust rotate server-ca).", file=sys.stderr)
+    elif retired == "removed":
+        print(
+            "The key of the CA before is removed. Sign a set without it (wavegate trust rotate server-ca).",
+            file=sys.stderr,
+        )
 
 
 @app.command("create-admin")

@@ -75,13 +75,12 @@ def enrol(
     row = session.exec(
         select(EnrolToken).where(EnrolToken.token_sha256 == sha256_hex(token.encode())).with_for_update()
     ).first()
-    if row is None or row.expires_ms <= now_ms or not _is_bound_to(row, serial, key):
+    if row is None:
         raise _token_refused()
     known = session.exec(select(Device).where(Device.public_key_pem == key_pem).with_for_update()).first()
+    check_token(row, serial, key, now_ms, is_again=known is not None)
     if known is not None:
         return again(session, authority, known, now_ms)
-    if row.uses_left < 1:
-        raise _token_refused()
     new = make_device(
         session,
         key_pem=key_pem,
@@ -100,6 +99,24 @@ def enrol(
         {"token": row.id, "hardware": new.hardware, "serial": new.certificate_serial}, now_ms,
     )  # fmt: skip
     return Enrolled(new.id, certificate, created=True)
+
+
+def check_token(row: EnrolToken, serial: str, key: EllipticCurvePublicKey, now_ms: int, *, is_again: bool) -> None:
+    """Check that a claim token is good for this device: in time, for its serial number and key, with a use left.
+
+    Args:
+        row: the token.
+        serial: the hardware's serial number, as the device says.
+        key: the device's.
+        now_ms: server clock.
+        is_again: whether this key is a device's already, whose first answer was lost: that costs no use.
+
+    Raises:
+        Unauthenticated: ``ENROL_TOKEN``.
+    """
+    is_spent = not is_again and _is_used_up(row)
+    if row.expires_ms <= now_ms or is_spent or not _is_bound_to(row, serial, key):
+        raise _token_refused()
 
 
 def make_device(
@@ -218,6 +235,10 @@ def _is_bound_to(row: EnrolToken, serial: str, key: EllipticCurvePublicKey) -> b
     """Whether a token is for this hardware and this key, as far as it is for one at all."""
     is_serial = not row.serial or hmac.compare_digest(row.serial.encode(), serial.encode())
     return is_serial and row.key_sha256 in ("", key_fingerprint(key))
+
+
+def _is_used_up(row: EnrolToken) -> bool:
+    return row.uses_left < 1
 
 
 def _is_for(certificate_pem: str, key_pem: str) -> bool:

@@ -55,7 +55,6 @@ TONES: dict[str, str] = {
     "registered": "soon",
     "approved": "ok",
     "production": "ok",
-    "rejected": "bad",
     # what expires
     "60d": "soon",
     "30d": "warn",

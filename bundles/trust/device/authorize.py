@@ -14,7 +14,7 @@ from tuf.api.metadata import TargetFile
 
 from bundles.digest import sha256_hex
 from bundles.errors import BundleRefused, TrustRefused
-from bundles.manifest import CHANNEL_RANK, Channel, Manifest, parse_manifest, split_target
+from bundles.manifest import CHANNEL_RANK, MAX_MANIFEST_BYTES, Channel, Manifest, parse_manifest, split_target
 from bundles.trust.roles import TargetCustom, custom_of, read_custom
 from bundles.wire.messages import DesiredModel
 
@@ -64,10 +64,12 @@ def check_listing(model: str, wanted: DesiredModel, listed: TargetFile, role: st
     """Check that director and image repository say the same of a bundle: length, digest, counter, model.
 
     Raises:
-        TrustRefused: ``TRUST_DIRECTOR_MISMATCH``, or ``TRUST_NOT_LISTED`` for a listing that is no bundle's.
+        TrustRefused: ``TRUST_DIRECTOR_MISMATCH``, ``TRUST_LENGTH``, or ``TRUST_NOT_LISTED`` for a listing that is no
+            bundle's.
     """
     custom = read_custom(wanted.target, listed.custom)
     check_agreement(model, wanted, listed, custom)
+    check_listed_length(wanted.target, listed.length)
     return Authorized(model, wanted.target, wanted.sha256, wanted.length, role, custom)
 
 
@@ -85,6 +87,20 @@ def check_agreement(model: str, wanted: DesiredModel, listed: TargetFile, custom
     ):
         if asked != found:
             _mismatch(model, wanted, what, found)
+
+
+def check_listed_length(target: str, length: int) -> None:
+    """Check, before a byte of it is fetched, that what is listed is no longer than a manifest may be.
+
+    Raises:
+        TrustRefused: ``TRUST_LENGTH``.
+    """
+    if length > MAX_MANIFEST_BYTES:
+        raise TrustRefused(
+            f"The manifest of {target} is listed with {length} bytes; {MAX_MANIFEST_BYTES} is the limit.",
+            code="TRUST_LENGTH",
+            remedy="Sign the bundle again with the wavegate tools.",
+        )
 
 
 def check_pins(bundle: Authorized, *, pin: Channel, hardware: str, floor: int) -> None:

@@ -341,7 +341,7 @@ def check_kit_expiry(document: KitDocument, clock_ms: int) -> None:
         raise TrustRefused(
             "The kit has expired, or was made to last longer than 180 days.",
             code="TRUST_EXPIRED_KIT",
-            remedy="Make a new one with `wavegate trust kit make`.",
+            remedy="Have the holders of the kit keys make a new one.",
             details={"expires": document.expires, "issued": document.issued},
         )
 

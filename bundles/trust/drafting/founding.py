@@ -16,6 +16,7 @@ from bundles.errors import AskPerson, BundleRefused
 from bundles.manifest import split_target
 from bundles.trust.drafting.drafts import Drafts, Keys, as_drafts, ask_person, delegate, delegated, set_root_keys
 from bundles.trust.durable import write_durably
+from bundles.trust.profiles import Profile
 from bundles.trust.publishing.walk import check_as_devices
 from bundles.trust.refusals import mixed
 from bundles.trust.revocation import REVOCATION, REVOCATION_PATH, REVOKED_FIELD
@@ -180,6 +181,37 @@ def check_no_repository(folder: Path) -> None:
         ask_person(
             f"There is a trust repository in {folder} already.",
             "Choose an empty folder; a repository is created once and then changed by signing.",
+        )
+
+
+def check_profile_keys(profile: Profile, *, root: Keys, targets: Keys, revocation: Keys) -> None:
+    """Check that roles have as many keys, of which as many sign, as ``profile`` asks for at least.
+
+    Raises:
+        AskPerson: ``TRUST_CEREMONY``.
+    """
+    for what, keys, number, threshold in (
+        ("root", root, profile.root_keys, profile.root_threshold),
+        ("targets", targets, profile.targets_keys, profile.targets_threshold),
+        ("revocation", revocation, profile.revocation_keys, 1),
+    ):
+        if len(keys.by_id) < number or keys.threshold < threshold:
+            ask_person(
+                f"Profile {profile.name} asks for {number} {what} keys of which {threshold} sign.",
+                f"Make the keys that are missing and name all {number}.",
+            )
+
+
+def check_team_keys(profile: Profile, team: str, keys: Keys) -> None:
+    """Check that the role of ``team`` has the threshold that ``profile`` asks for at least.
+
+    Raises:
+        AskPerson: ``TRUST_CEREMONY``.
+    """
+    if keys.threshold < profile.team_threshold:
+        ask_person(
+            f"Profile {profile.name} asks for {profile.team_threshold} signatures of team {team}.",
+            f"Name {profile.team_keys} keys of team {team}.",
         )
 
 

@@ -26,7 +26,14 @@ from bundles.trust.drafting.drafts import (
     next_targets,
     set_root_keys,
 )
-from bundles.trust.drafting.founding import checked_revocation, checked_team_path, first_revocation, first_team
+from bundles.trust.drafting.founding import (
+    check_profile_keys,
+    check_team_keys,
+    checked_revocation,
+    checked_team_path,
+    first_revocation,
+    first_team,
+)
 from bundles.trust.profiles import LADDER, Profile, profile_name
 from bundles.trust.publishing.state import State
 from bundles.trust.revocation import REVOCATION, REVOCATION_PATH, REVOKED_FIELD, read_revoked
@@ -172,26 +179,13 @@ def upgrade(
     before = profile_name(state.root)
     if LADDER.index(profile.name) <= LADDER.index(before):
         ask_person(f"From {before} to {profile.name} is no step up.", f"Choose a profile above {before}.")
-    for what, keys, number, threshold in (
-        ("root", root, profile.root_keys, profile.root_threshold),
-        ("targets", targets, profile.targets_keys, profile.targets_threshold),
-        ("revocation", revocation, profile.revocation_keys, 1),
-    ):
-        if len(keys.by_id) < number or keys.threshold < threshold:
-            ask_person(
-                f"Profile {profile.name} asks for {number} {what} keys of which {threshold} sign.",
-                f"Make the keys that are missing and name all {number}.",
-            )
+    check_profile_keys(profile, root=root, targets=targets, revocation=revocation)
     drafted: list[tuple[str, Root | Targets]] = []
     after = next_targets("targets", state.targets, now_ms, life)
     for role in [role for role in delegated(state.targets) if role in state.roles and role != REVOCATION]:
         team = role.removeprefix(team_role(""))
         keys = (teams or {}).get(team, keys_of(state.targets, role))
-        if keys.threshold < profile.team_threshold:
-            ask_person(
-                f"Profile {profile.name} asks for {profile.team_threshold} signatures of team {team}.",
-                f"Name {profile.team_keys} keys of team {team}.",
-            )
+        check_team_keys(profile, team, keys)
         if team in (teams or {}):
             delegate(after, role, checked_team_path(team), keys)
             drafted.append((role, next_targets(role, state.roles[role], now_ms, life)))

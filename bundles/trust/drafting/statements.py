@@ -49,7 +49,7 @@ def revoke_bundle(
     """
     if not is_sha256(sha256):
         ask_person(
-            f"{sha256!r} is no bundle digest.", "Give all 64 hexadecimal digits, as `wavegate release list` does."
+            f"{sha256!r} is no bundle digest.", "Give all 64 hexadecimal digits, as `wavegate model list -o json` does."
         )
     role = "targets" if by_targets else REVOCATION
     if not by_targets and (REVOCATION not in delegated(state.targets) or REVOCATION not in state.roles):
@@ -96,7 +96,7 @@ def retire(state: State, paths: Collection[str], now_ms: int, life: Lifetimes = 
     for path in sorted(set(paths)):
         role = next((role for role in delegated(state.targets) if path in _listed(state, role)), None)
         if role is None:
-            ask_person(f"{path!r} is not listed.", "See `wavegate release list` for the bundles there are.")
+            ask_person(f"{path!r} is not listed.", "See `wavegate model list` for the bundles there are.")
         if role not in fresh:
             fresh[role] = next_targets(role, state.roles[role], now_ms, life)
         del fresh[role].targets[path]

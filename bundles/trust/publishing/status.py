@@ -10,7 +10,7 @@ from tuf.api.metadata import Metadata, Root, Targets
 
 from bundles.errors import AskPerson
 from bundles.trust.profiles import profile_name
-from bundles.trust.revocation import REVOCATION, Revoked, read_revoked
+from bundles.trust.revocation import REVOCATION, Revoked, read_revoked, weak_list
 from bundles.trust.roles import UNWRITTEN, epoch_ms, file_name, is_demo, read_floors, split_file
 
 
@@ -71,9 +71,10 @@ def describe(folder: Path, now_ms: int) -> RepositoryStatus:
         roles = [_status(home, role, root.signed) for role in ("root", "targets", "snapshot", "timestamp")]
         delegated = targets.signed.delegations.roles if targets.signed.delegations is not None else None
         roles += [_status(home, role, targets.signed) for role in delegated or {}]
-        revoked = read_revoked(targets.signed)
+        revoked, listed = read_revoked(targets.signed), dict[str, Revoked]()
         if REVOCATION in (delegated or {}):
-            revoked |= read_revoked(Metadata[Targets].from_file(str(_newest(home, REVOCATION))).signed)
+            listed = read_revoked(Metadata[Targets].from_file(str(_newest(home, REVOCATION))).signed)
+            revoked |= listed
     except (StopIteration, OSError, RepositoryError) as error:
         raise AskPerson(
             f"There is no whole trust repository in {folder}.",
@@ -82,6 +83,9 @@ def describe(folder: Path, now_ms: int) -> RepositoryStatus:
         ) from error
     profile = profile_name(root.signed)
     remarks = _remarks(roles, now_ms)
+    holders = next((role for role in roles if role.role == REVOCATION), None)
+    if holders is not None and listed and (weak := weak_list(len(holders.signed_by), len(holders.keys))):
+        remarks.append(weak)
     if is_demo(root.signed):
         remarks.append("These are a demo's keys: real devices refuse them.")
     return RepositoryStatus(roles, read_floors(targets.signed), remarks, profile, revoked)

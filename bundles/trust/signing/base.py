@@ -46,6 +46,26 @@ def fetch_base(fetch: MetadataFetch, root: bytes) -> tuple[State, dict[str, byte
     return state, files
 
 
+def is_founding(event: Event) -> bool:
+    """Whether ``event`` is the first metadata of a repository: made on nothing, and bringing the first root."""
+    return not event.base and file_name("root", 1) in event.files
+
+
+def check_own_root(event: Event, root: bytes) -> None:
+    """Check that the founding ``event`` is of the repository whose root its reader holds already.
+
+    Raises:
+        TrustRefused: ``TRUST_EVENT_BASE``: it founds another one: a key in use must not sign versions 1 again.
+    """
+    name = file_name("root", 1)
+    if parse_root(name, event.files[name]).signed_bytes != parse_root(name, root).signed_bytes:
+        raise TrustRefused(
+            "You hold the root of a repository, and this event founds another one.",
+            code="TRUST_EVENT_BASE",
+            remedy="Do not sign it with keys that are in use. For a second repository, make keys of their own.",
+        )
+
+
 def event_state(event: Event, root: bytes) -> State:
     """Verify the base of ``event`` with ``root``, the root its reader trusts. Expiry is not judged.
 

@@ -24,10 +24,10 @@ from bundles.trust.drafting.founding import check_no_repository, checked_team_pa
 from bundles.trust.drafting.offline import Quorum, new_repository
 from bundles.trust.durable import write_durably
 from bundles.trust.profiles import PROFILES, Profile
-from bundles.trust.roles import DIRECTOR, Lifetimes, encode_server_cas, file_name
-from bundles.trust.signing.signers import Scheme, new_key
+from bundles.trust.roles import DIRECTOR, Lifetimes, encode_server_cas, file_name, team_role
+from bundles.trust.signing.signers import Scheme, check_no_key, new_key
 
-__all__ = ["PROFILES", "Ceremony", "Profile", "hold_ceremony"]
+__all__ = ["PROFILES", "Ceremony", "Profile", "check_ceremony", "hold_ceremony"]
 
 ONLINE = ("snapshot", "timestamp", DIRECTOR)
 
@@ -82,17 +82,9 @@ def hold_ceremony(
         AskPerson: ``KEY_EXISTS`` or ``TRUST_CEREMONY``; no existing file is overwritten.
         TrustRefused: ``TRUST_UNSIGNED_TARGETS``: ``server_cas`` are not what they should be.
     """
-    for team in teams:
-        checked_team_path(team)
+    check_ceremony(folder, profile, teams, server=server, backup=backup)
     offline, online = folder / "keys", (server or folder / "server")
     metadata, online_keys = online / "metadata", online / "keys"
-    check_no_repository(metadata)
-    if backup is not None and backup.resolve() == offline.resolve():
-        raise AskPerson(
-            "The backup would lie beside the key it is for.",
-            code="TRUST_CEREMONY",
-            remedy="Name another place, such as a USB stick that you then take away.",
-        )
     if server_cas:
         encode_server_cas(server_cas)
     for place in (offline, metadata, online_keys, *([backup] if backup is not None else [])):
@@ -101,20 +93,15 @@ def hold_ceremony(
     online_keys.chmod(0o700)
     kept: list[Path] = []
 
-    def make(name: str, place: Path = offline) -> CryptoSigner:
-        kept.append(place / f"{name}.pem")
-        return new_key(kept[-1], scheme=scheme, passphrase=passphrase)
+    def make(paths: list[Path]) -> list[CryptoSigner]:
+        kept.extend(paths)
+        return [new_key(path, scheme=scheme, passphrase=passphrase) for path in paths]
 
-    root = [
-        make(f"root-{n}", backup if backup is not None and n == profile.root_keys else offline)
-        for n in range(1, profile.root_keys + 1)
-    ]
-    targets = [make(f"targets-{n}") for n in range(1, profile.targets_keys + 1)] or root
-    revocation = [make(f"revocation-{n}") for n in range(1, profile.revocation_keys + 1)] or root[1:2]
-    team_keys = {
-        team: [make(f"team-{team}{f'-{n}' if profile.team_keys > 1 else ''}") for n in range(1, profile.team_keys + 1)]
-        for team in teams
-    }
+    places = _places(folder, profile, teams, backup)
+    root = make(places["root"])
+    targets = make(places["targets"]) or root
+    revocation = make(places["revocation"]) or root[1:2]
+    team_keys = {team: make(places[team_role(team)]) for team in teams}
     served = {role: new_key(online_keys / f"{role}.pem", scheme=scheme) for role in ONLINE}
     files = new_repository(
         root=Quorum(root, profile.root_threshold),
@@ -134,3 +121,47 @@ def hold_ceremony(
         write_durably(metadata / name, data)
     write_durably(folder / "root.json", files[file_name("root", 1)])
     return Ceremony(folder, sorted(kept), online, folder / "root.json")
+
+
+def check_ceremony(
+    folder: Path, profile: Profile, teams: Sequence[str], *, server: Path | None = None, backup: Path | None = None
+) -> None:
+    """Check every place that ``hold_ceremony`` would write to (arguments as there), before anything is made.
+
+    Raises:
+        AskPerson: ``KEY_EXISTS``: a key is where one would go; ``TRUST_CEREMONY``: a team cannot have its name, there
+            is a repository already, or the backup would be none.
+    """
+    for team in teams:
+        checked_team_path(team)
+    online = server or folder / "server"
+    check_no_repository(online / "metadata")
+    if backup is not None and backup.resolve() == (folder / "keys").resolve():
+        raise AskPerson(
+            "The backup would lie beside the key it is for.",
+            code="TRUST_CEREMONY",
+            remedy="Name another place, such as a USB stick that you then take away.",
+        )
+    wanted = [path for paths in _places(folder, profile, teams, backup).values() for path in paths]
+    for path in [*wanted, *(online / "keys" / f"{role}.pem" for role in ONLINE)]:
+        check_no_key(path)
+
+
+def _places(folder: Path, profile: Profile, teams: Sequence[str], backup: Path | None) -> dict[str, list[Path]]:
+    """Return the private key files of a ceremony, by role."""
+
+    def numbered(name: str, keys: int) -> list[Path]:
+        return [folder / "keys" / f"{name}-{number}.pem" for number in range(1, keys + 1)]
+
+    places = {
+        "root": numbered("root", profile.root_keys),
+        "targets": numbered("targets", profile.targets_keys),
+        "revocation": numbered("revocation", profile.revocation_keys),
+    }
+    if backup is not None:
+        places["root"][-1] = backup / places["root"][-1].name
+    for team in teams:
+        role = team_role(team)
+        one = [folder / "keys" / f"{role}.pem"]
+        places[role] = numbered(role, profile.team_keys) if profile.team_keys > 1 else one
+    return places

@@ -16,6 +16,7 @@ from tuf.api.metadata import Metadata, Root, Targets
 from bundles.errors import AskPerson
 from bundles.trust.publishing.event import publishing_order
 from bundles.trust.publishing.state import State
+from bundles.trust.revocation import REVOCATION, weak_list
 from bundles.trust.roles import file_name, parse_root, parse_targets, role_of, split_file
 
 
@@ -59,6 +60,13 @@ class Signing:
     def is_complete(self) -> bool:
         """Whether it can be published."""
         return not any(quorum.missing for quorum in self.quorums)
+
+    @property
+    def remark(self) -> str:
+        """What its signers should know although it may be complete; empty where there is nothing."""
+        if self.role != REVOCATION:
+            return ""
+        return weak_list(len(self.quorums[-1].signed), len(self.quorums[-1].keyids))
 
 
 def who_signs(state: State | None, files: Mapping[str, bytes]) -> list[Signing]:

@@ -53,11 +53,7 @@ def new_key(path: Path, *, scheme: Scheme = "ed25519", passphrase: bytes | None 
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
-        raise AskPerson(
-            f"There is a key at {path} already.",
-            code="KEY_EXISTS",
-            remedy="Choose another name, or move the old key away if nothing it signed is in use.",
-        ) from error
+        raise _key_exists(path) from error
     with os.fdopen(descriptor, "wb") as stream:
         stream.write(pem)
         stream.flush()
@@ -65,6 +61,17 @@ def new_key(path: Path, *, scheme: Scheme = "ed25519", passphrase: bytes | None 
     signer = CryptoSigner(private)
     path.with_suffix(".pub").write_bytes(encode_public(signer.public_key))
     return signer
+
+
+def check_no_key(path: Path) -> None:
+    """Check that a key pair can be made at ``path``.
+
+    Raises:
+        AskPerson: ``KEY_EXISTS``: a file is there, or where its public half goes.
+    """
+    for place in (path, path.with_suffix(".pub")):
+        if place.exists():
+            raise _key_exists(place)
 
 
 def load_signer(path: Path, passphrase: Passphrase = no_passphrase) -> CryptoSigner:
@@ -157,6 +164,14 @@ def load_public(path: Path) -> Key:
             code="KEY_UNSUPPORTED",
             remedy="Give the .pub file that `wavegate trust key new` wrote.",
         ) from error
+
+
+def _key_exists(path: Path) -> AskPerson:
+    return AskPerson(
+        f"There is a key at {path} already.",
+        code="KEY_EXISTS",
+        remedy="Choose another name, or move the old key away if nothing it signed is in use.",
+    )
 
 
 def _read(path: Path) -> bytes:

@@ -73,8 +73,8 @@ class Versions:
 
 @router.get("", response_model=TrustView)
 def show(deps: DepsNow, caller: Viewer) -> Response:
-    """Show roles, thresholds, expiries, floors and revoked bundles."""
-    return answer(trust_view(deps.metadata, deps.clock.now_ms()))
+    """Show roles, thresholds, floors, revoked bundles, and whatever is about to expire, certificates too."""
+    return answer(trust_view(deps.metadata, deps.clock.now_ms(), deps.deadlines()))
 
 
 @router.post(

@@ -12,6 +12,7 @@ from control_plane.cli.trust import (
     ceremony,
     delegation,
     floors,
+    founding,
     inspection,
     keys,
     publishing,
@@ -24,7 +25,7 @@ from control_plane.cli.trust import (
 )
 
 app = typer.Typer(help="Keys, roles and who may sign what.", no_args_is_help=True)
-for noun in (ceremony, inspection, signing, publishing, renewal, floors, verification):
+for noun in (ceremony, founding, inspection, signing, publishing, renewal, floors, verification):
     app.registered_commands += noun.app.registered_commands
 for name, group in (
     ("key", keys.app),

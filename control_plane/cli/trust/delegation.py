@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from control_plane.cli.output import Format, Output
-from control_plane.cli.trust.making import changed_keys, finish, open_signers, public_keys, read_ground
+from control_plane.cli.trust.at_hand import open_keys
+from control_plane.cli.trust.making import changed_keys, finish, public_keys, read_ground
 from control_plane.cli.trust.options import (
     Json,
     Metadata,
@@ -54,10 +55,10 @@ def add(
         ground = read_ground(ctx, metadata, root)
         drafts = add_team(ground.state, team, Keys(public_keys(team_key), threshold), ground.now_ms)
         at_hand = [*(signer or []), *(str(path) for path in team_key if path.suffix != ".pub")]
-        signers = open_signers(at_hand, public, passphrase_file, pin_file)
+        keys_at_hand = open_keys(at_hand, public, passphrase_file, pin_file)
         form = chosen(output, as_json)
         files = encode_drafts(drafts)
-        finish(ground, "delegate add", files, signers=signers, out=out, note=note, form=form, more={"team": team})
+        finish(ground, "delegate add", files, keys=keys_at_hand, out=out, note=note, form=form, more={"team": team})
 
 
 @app.command("rotate")
@@ -89,9 +90,9 @@ def rotate(
         current = keys_of(ground.state.targets, _known(ground.state.targets, team_role(team)))
         keys = changed_keys(current, add_key, remove, threshold)
         files = encode_drafts(rotate_team(ground.state, team, keys, ground.now_ms))
-        signers = open_signers(signer, public, passphrase_file, pin_file)
+        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
         form = chosen(output, as_json)
-        finish(ground, "delegate rotate", files, signers=signers, out=out, note=note, form=form, more={"team": team})
+        finish(ground, "delegate rotate", files, keys=keys_at_hand, out=out, note=note, form=form, more={"team": team})
 
 
 @app.command("remove")
@@ -119,9 +120,9 @@ def remove(
         ground = read_ground(ctx, metadata, root)
         _known(ground.state.targets, team_role(team))
         files = encode_drafts(remove_team(ground.state, team, ground.now_ms))
-        signers = open_signers(signer, public, passphrase_file, pin_file)
+        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
         form = chosen(output, as_json)
-        finish(ground, "delegate remove", files, signers=signers, out=out, note=note, form=form, more={"team": team})
+        finish(ground, "delegate remove", files, keys=keys_at_hand, out=out, note=note, form=form, more={"team": team})
 
 
 @app.command("kit")
@@ -154,9 +155,9 @@ def kit(
             drafts = remove_kit(ground.state, ground.now_ms)
         else:
             drafts = delegate_kit(ground.state, Keys(public_keys(kit_key), threshold), ground.now_ms)
-        signers = open_signers(signer, public, passphrase_file, pin_file)
+        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
         form = chosen(output, as_json)
-        finish(ground, "delegate kit", encode_drafts(drafts), signers=signers, out=out, note=note, form=form)
+        finish(ground, "delegate kit", encode_drafts(drafts), keys=keys_at_hand, out=out, note=note, form=form)
 
 
 def _known(targets: object, role: str) -> str:

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from control_plane.cli.output import Format, Output
-from control_plane.cli.trust.making import finish, open_signers, read_ground
+from control_plane.cli.trust.at_hand import open_keys
+from control_plane.cli.trust.making import finish, read_ground
 from control_plane.cli.trust.options import (
     Json,
     Metadata,
@@ -48,5 +49,5 @@ def floor(
     with conflicts():
         ground = read_ground(ctx, metadata, root)
         files = encode_drafts(raise_floors(ground.state, {model: counter}, ground.now_ms))
-        signers = open_signers(signer, public, passphrase_file, pin_file)
-        finish(ground, "floor", files, signers=signers, out=out, note=note, form=chosen(output, as_json))
+        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
+        finish(ground, "floor", files, keys=keys_at_hand, out=out, note=note, form=chosen(output, as_json))

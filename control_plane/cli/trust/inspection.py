@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -14,7 +14,10 @@ from control_plane.cli.output import Format, Output, say, show
 from control_plane.cli.trust.making import explain, now_ms, read_ground
 from control_plane.cli.trust.online_keys import at, is_address
 from control_plane.cli.trust.options import Json, Root, chosen
-from control_plane.cli.trust.signing import ground_of, own_root
+from control_plane.cli.trust.signing import ground_of, own_root, warn_of_founding
+
+if TYPE_CHECKING:
+    from bundles.trust.publishing.state import State
 
 app = typer.Typer()
 _ROLES = {
@@ -92,15 +95,20 @@ def _show_repository(found: dict[str, Any], form: Format) -> None:
 
 
 def _show_event(ctx: typer.Context, place: Path, metadata: str, root: Path | None, form: Format) -> None:
+    from bundles.trust.signing.base import is_founding
     from bundles.trust.signing.eventfolder import read_event
 
     event = read_event(place)
-    # Unlike before a signature, looking may go by the root in the event itself; then that is said.
-    own = root is not None or bool(metadata)
-    trusted = own_root(root, []) if root is not None else event.base.get("1.root.json", b"")
-    state = ground_of(ctx, event, metadata, trusted)
-    if not own:
-        say("Checked with the root inside the event only; `trust sign` checks with yours.")
+    state: State | None = None
+    if is_founding(event):
+        warn_of_founding(event, root, [])
+    else:
+        # Unlike before a signature, looking may go by the root in the event itself; then that is said.
+        own = root is not None or bool(metadata)
+        trusted = own_root(root, []) if root is not None else event.base.get("1.root.json", b"")
+        state = ground_of(ctx, event, metadata, trusted)
+        if not own:
+            say("Checked with the root inside the event only; `trust sign` checks with yours.")
     if event.info.note:
         say(f"Note: {event.info.note}")
     facts = {"event": str(place), **msgspec.to_builtins(event.info), **explain(state, event.files)}
@@ -116,6 +124,8 @@ def _show_event(ctx: typer.Context, place: Path, metadata: str, root: Path | Non
         say(f"Still needed: {line}")
     if facts["complete"]:
         say("Complete.")
+    for remark in facts["remarks"]:
+        say(remark)
     if not facts["reviewed"]:
         say("One person: not reviewed. One signature suffices for a part of this.")
 

@@ -39,6 +39,27 @@ def new_key(
     show(facts, chosen(output, as_json), columns)
 
 
+@app.command("server-ca")
+def new_server_ca(
+    folder: Annotated[Path, typer.Argument(help="Folder for NAME.pem and NAME.key, apart from the server.")],
+    name: Annotated[str, typer.Option(help="Of the two files.")] = "server-ca-spare",
+    passphrase_file: PassphraseFile = None,
+    plain: Plain = False,
+    output: Output = Format.TABLE,
+    as_json: Json = False,
+) -> None:
+    """Make a spare CA for the server. Sign it into the set with `trust rotate server-ca`."""
+    from control_plane.cli.metadata import conflicts
+    from control_plane.cli.passphrases import fresh
+    from control_plane.cli.trust.making import now_ms
+    from control_plane.identity.spare import make_spare_ca
+
+    with conflicts():
+        made = make_spare_ca(folder, fresh(passphrase_file, plain=plain), now_ms(), name)
+    facts = {"certificate": str(made.certificate), "key": str(made.key)}
+    show(facts, chosen(output, as_json), {"Certificate": "certificate", "Key": "key"})
+
+
 @app.command("import")
 def import_key(
     signer: Annotated[str, typer.Option(help="Where the key lives: hsm:2?label=..., awskms:..., a file.")],

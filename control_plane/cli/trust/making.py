@@ -14,9 +14,10 @@ import typer
 from bundles.errors import AskPerson
 from control_plane.cli.context import address
 from control_plane.cli.output import Format, say, show
+from control_plane.cli.trust.at_hand import KeyAtHand, sign_noted
 
 if TYPE_CHECKING:
-    from securesystemslib.signer import Key, Signer
+    from securesystemslib.signer import Key
 
     from bundles.trust.drafting.drafts import Keys
     from bundles.trust.publishing.state import State
@@ -76,30 +77,6 @@ def warn_of_age(state: State, at_ms: int) -> None:
         say(f"Expired: {', '.join(gone)}. If the server should be healthy, somebody may be showing you an old state.")
 
 
-def open_signers(
-    places: Sequence[str] | None,
-    publics: Sequence[Path] | None,
-    passphrase_file: Path | None,
-    pin_file: Path | None,
-) -> list[Signer]:
-    """Open the keys named on the command line; passphrases and PINs come from files, variables or the terminal.
-
-    Raises:
-        AskPerson: a key cannot be opened.
-    """
-    from bundles.trust.signing.remote_signers import is_remote
-    from bundles.trust.signing.signers import load_public, open_signer
-    from control_plane.cli.passphrases import existing, pins
-
-    known = iter(publics or ())
-    opened = []
-    for place in places or ():
-        half = next(known, None) if is_remote(place) else None
-        public = load_public(half) if half is not None else None
-        opened.append(open_signer(place, public=public, passphrase=existing(passphrase_file), pin=pins(pin_file)))
-    return opened
-
-
 def public_keys(paths: Sequence[Path] | None) -> list[Key]:
     """Load public keys from ``.pub`` files (or the private files beside them)."""
     from bundles.trust.signing.signers import load_public
@@ -153,7 +130,7 @@ def finish(
     kind: str,
     files: Mapping[str, bytes],
     *,
-    signers: Sequence[Signer],
+    keys: Sequence[KeyAtHand],
     out: Path | None,
     note: str,
     form: Format,
@@ -166,7 +143,7 @@ def finish(
         ground: what the files were drafted on.
         kind: of the event; its default name too.
         files: the new metadata.
-        signers: the keys at hand.
+        keys: the keys at hand; that they sign a version anew is the decision of whoever drafts here.
         out: where to; a folder or a zip that is not there yet.
         note: for the other signers.
         form: how to answer.
@@ -174,19 +151,15 @@ def finish(
         replace: write over the event that is there.
 
     Raises:
-        AskPerson: ``TRUST_EVENT``: something is there already; ``KEY_NOT_OF_ROLE``.
+        AskPerson: ``TRUST_EVENT``: something is there already; ``KEY_NOT_OF_ROLE``; ``KEY_SIGNED_BEFORE``: a key
+            signed a newer version before.
     """
     from bundles.trust.signing.eventfolder import new_event, write_event
-    from bundles.trust.signing.signatures import add_signatures
 
     place = out or Path(f"{kind.replace(' ', '-')}-{datetime.fromtimestamp(ground.now_ms / 1000, UTC):%Y%m%d-%H%M%S}")
-    if not replace and place.exists() and (place.is_file() or any(place.iterdir())):
-        raise AskPerson(
-            f"There is something at {place} already.",
-            code="TRUST_EVENT",
-            remedy="Choose another --out, or remove it if nobody has signed it.",
-        )
-    signed = add_signatures(ground.state, files, signers) if signers else dict(files)
+    if not replace:
+        check_free(place)
+    signed = sign_noted(ground.state, files, keys, instead=True) if keys else dict(files)
     event = new_event(kind, note, ground.now_ms, ground.base, signed)
     write_event(event, place)
     facts = {
@@ -202,6 +175,22 @@ def finish(
         say(f"Pass it on: wavegate trust sign {place} --signer KEY")
     else:
         say(f"Complete: wavegate trust publish {place} --server {ground.place}")
+    for remark in facts["remarks"]:
+        say(remark)
+
+
+def check_free(place: Path) -> None:
+    """Check that an event can be written to ``place``.
+
+    Raises:
+        AskPerson: ``TRUST_EVENT``: something is there.
+    """
+    if place.exists() and (place.is_file() or any(place.iterdir())):
+        raise AskPerson(
+            f"There is something at {place} already.",
+            code="TRUST_EVENT",
+            remedy="Choose another --out, or remove it if nobody has signed it.",
+        )
 
 
 def explain(state: State | None, files: Mapping[str, bytes]) -> dict[str, Any]:
@@ -224,6 +213,7 @@ def explain(state: State | None, files: Mapping[str, bytes]) -> dict[str, Any]:
     return {
         "complete": not needed,
         "needed": needed,
+        "remarks": [signing.remark for signing in signings if signing.remark],
         "changes": changes.lines,
         "warnings": changes.warnings,
         "reviewed": all(quorum.threshold > 1 for signing in signings for quorum in signing.quorums),

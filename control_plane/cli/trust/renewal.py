@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
+from control_plane.cli.context import address, connect
 from control_plane.cli.output import Format, Output, say, show
-from control_plane.cli.trust.making import finish, open_signers, read_ground
+from control_plane.cli.trust.at_hand import open_keys
+from control_plane.cli.trust.making import finish, read_ground
 from control_plane.cli.trust.options import (
     Json,
     Metadata,
@@ -22,6 +24,9 @@ from control_plane.cli.trust.options import (
     Signers,
     chosen,
 )
+
+if TYPE_CHECKING:
+    from bundles.trust.drafting.expiry import Deadline
 
 app = typer.Typer()
 _DUE = {"Role": "role", "Expires": "expires_ms", "Days left": "days_left", "Command": "command"}
@@ -39,13 +44,18 @@ def expiry(
     output: Output = Format.TABLE,
     as_json: Json = False,
 ) -> None:
-    """List what expires soon, with the command that mends it. Leaves with 1 when something is due, else with 0."""
+    """List what expires soon, with the command that mends it. Leaves with 1 when something is due, else with 0.
+
+    A running server (--url) also says which of its certificates and lists are about to expire.
+    """
     from bundles.trust.drafting.expiry import expiring
     from bundles.trust.publishing.state import state_expiries
 
     warn_s = _seconds(warn)
     ground = read_ground(ctx, metadata, root)
-    due = expiring(state_expiries(ground.state), ground.now_ms, warn_s, place=ground.place)
+    roles = state_expiries(ground.state)
+    others = {name: one for name, one in _told_by_server(ctx, ground.place, warn_s).items() if name not in roles}
+    due = expiring(roles, ground.now_ms, warn_s, extra=others, place=ground.place)
     show([msgspec.to_builtins(entry) for entry in due], chosen(output, as_json), _DUE)
     if due:
         raise typer.Exit(DUE)
@@ -89,8 +99,26 @@ def renew(
             say(f"Nothing expires within {within}.")
             show({"event": None, "files": [], "complete": True}, form, {"Event": "event", "Files": "files"})
             return
-        signers = open_signers(signer, public, passphrase_file, pin_file)
-        finish(ground, "renew", encode_drafts(drafts), signers=signers, out=out, note=note, form=form)
+        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
+        finish(ground, "renew", encode_drafts(drafts), keys=keys_at_hand, out=out, note=note, form=form)
+
+
+def _told_by_server(ctx: typer.Context, place: str, warn_s: int) -> dict[str, Deadline]:
+    """Return what the server of ``--url`` says is about to expire, by name; nothing where ``place`` is another.
+
+    The token is shown to that server only, not to whoever else serves metadata.
+    """
+    from bundles.trust.drafting.expiry import WARN_S, Deadline
+
+    url, token = address(ctx)
+    if place.rstrip("/") != url.rstrip("/") or not token:
+        say("Metadata only. What else expires (CAs, TLS, revocation list) the server of --url tells, to a token.")
+        return {}
+    with connect(ctx) as client:
+        told = client.get("/api/v1/trust")["expiring"]
+    if warn_s > WARN_S:
+        say(f"Of its certificates the server tells those that expire within {WARN_S // 86_400} days.")
+    return {one["item"]: Deadline(one["expires_ms"], one["command"]) for one in told}
 
 
 def _seconds(text: str) -> int:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from control_plane.cli.output import Format, Output, say
-from control_plane.cli.trust.making import finish, open_signers, read_ground
+from control_plane.cli.trust.at_hand import open_keys
+from control_plane.cli.trust.making import finish, read_ground
 from control_plane.cli.trust.options import (
     Json,
     Metadata,
@@ -55,14 +56,14 @@ def bundle(
             bundle, {p: t.hashes["sha256"] for r in ground.state.roles.values() for p, t in r.targets.items()}
         )
         drafts = revoke_bundle(ground.state, digest, reason, ground.now_ms, by_targets=by_targets)
-        signers = open_signers(signer, public, passphrase_file, pin_file)
+        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
         if not by_targets:
             say("One signature keeps it from being installed; a second (`trust sign`) also stops it where it runs.")
         finish(
             ground,
             "revoke bundle",
             encode_drafts(drafts),
-            signers=signers,
+            keys=keys_at_hand,
             out=out,
             note=note or reason,
             form=chosen(output, as_json),
@@ -103,12 +104,12 @@ def key(
         plan = revoke_key(ground.state, keyid, ground.now_ms, replacement=fresh)
         for sentence in plan.words:
             say(sentence)
-        signers = open_signers(signer, public, passphrase_file, pin_file)
+        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
         finish(
             ground,
             "revoke key",
             encode_drafts(plan.drafts),
-            signers=signers,
+            keys=keys_at_hand,
             out=out,
             note=note,
             form=chosen(output, as_json),

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from control_plane.cli.output import Format, Output
-from control_plane.cli.trust.making import changed_keys, finish, open_signers, read_ground
+from control_plane.cli.trust.at_hand import open_keys
+from control_plane.cli.trust.making import changed_keys, finish, read_ground
 from control_plane.cli.trust.online_keys import next_keys
 from control_plane.cli.trust.options import (
     Json,
@@ -56,8 +57,8 @@ def root_keys(
         ground = read_ground(ctx, metadata, root)
         keys = changed_keys(keys_of(ground.state.root, "root"), add, remove, threshold)
         files = encode_drafts(rotate_root(ground.state, keys, ground.now_ms))
-        signers = open_signers(signer, public, passphrase_file, pin_file)
-        finish(ground, "rotate root", files, signers=signers, out=out, note=note, form=chosen(output, as_json))
+        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
+        finish(ground, "rotate root", files, keys=keys_at_hand, out=out, note=note, form=chosen(output, as_json))
 
 
 @app.command("targets")
@@ -86,8 +87,8 @@ def targets_keys(
         ground = read_ground(ctx, metadata, root)
         keys = changed_keys(keys_of(ground.state.root, "targets"), add, remove, threshold)
         files = encode_drafts(rotate_targets(ground.state, keys, ground.now_ms))
-        signers = open_signers(signer, public, passphrase_file, pin_file)
-        finish(ground, "rotate targets", files, signers=signers, out=out, note=note, form=chosen(output, as_json))
+        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
+        finish(ground, "rotate targets", files, keys=keys_at_hand, out=out, note=note, form=chosen(output, as_json))
 
 
 @app.command("revocation")
@@ -129,8 +130,8 @@ def revocation_keys(
             keys = Keys(public_keys(add), 1)
         kept = list(keep or ()) if keep or forget else None
         files = encode_drafts(rotate_revocation(state, keys, ground.now_ms, keep=kept))
-        signers = open_signers(signer, public, passphrase_file, pin_file)
-        finish(ground, "rotate revocation", files, signers=signers, out=out, note=note, form=chosen(output, as_json))
+        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
+        finish(ground, "rotate revocation", files, keys=keys_at_hand, out=out, note=note, form=chosen(output, as_json))
 
 
 @app.command("online")
@@ -157,8 +158,8 @@ def online_keys(
         ground = read_ground(ctx, metadata or server, root)
         keys = next_keys(ctx, server or metadata, "online")
         files = encode_drafts(rotate_online(ground.state, keys["snapshot"], keys["timestamp"], ground.now_ms))
-        signers = open_signers(signer, public, passphrase_file, pin_file)
-        finish(ground, "rotate online", files, signers=signers, out=out, note=note, form=chosen(output, as_json))
+        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
+        finish(ground, "rotate online", files, keys=keys_at_hand, out=out, note=note, form=chosen(output, as_json))
 
 
 @app.command("director")
@@ -185,8 +186,8 @@ def director_key(
         ground = read_ground(ctx, metadata or server, root)
         key = next_keys(ctx, server or metadata, "director")["director"]
         files = encode_drafts(rotate_director(ground.state, key, ground.now_ms))
-        signers = open_signers(signer, public, passphrase_file, pin_file)
-        finish(ground, "rotate director", files, signers=signers, out=out, note=note, form=chosen(output, as_json))
+        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
+        finish(ground, "rotate director", files, keys=keys_at_hand, out=out, note=note, form=chosen(output, as_json))
 
 
 @app.command("server-ca")
@@ -212,8 +213,8 @@ def server_cas(
     with conflicts():
         ground = read_ground(ctx, metadata, root)
         files = encode_drafts(set_server_cas(ground.state, [_certificate(path) for path in ca], ground.now_ms))
-        signers = open_signers(signer, public, passphrase_file, pin_file)
-        finish(ground, "rotate server-ca", files, signers=signers, out=out, note=note, form=chosen(output, as_json))
+        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
+        finish(ground, "rotate server-ca", files, keys=keys_at_hand, out=out, note=note, form=chosen(output, as_json))
 
 
 def _certificate(path: Path) -> bytes:

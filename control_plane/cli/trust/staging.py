@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from control_plane.cli.output import Format, Output, say
-from control_plane.cli.trust.making import Ground, finish, open_signers, read_ground
+from control_plane.cli.trust.at_hand import KeyAtHand, open_keys
+from control_plane.cli.trust.making import Ground, finish, read_ground
 from control_plane.cli.trust.options import (
     Json,
     Metadata,
@@ -22,8 +23,7 @@ from control_plane.cli.trust.options import (
 )
 
 if TYPE_CHECKING:
-    from securesystemslib.signer import Signer
-
+    from bundles.archive import Archive
     from bundles.trust.drafting.release import TeamState
     from bundles.trust.publishing.state import State
     from bundles.trust.signing.eventfolder import Event
@@ -63,10 +63,11 @@ def add(
             verify_content(archive)
             state = _ahead(ground.state, files)
             team = team_state(state, archive.manifest.team)
+            check_history(ground.place, ground.state, archive)
             signed = add_release(team, archive.manifest_bytes, [], ground.now_ms)
             files[signed.name] = signed.data
-        signers = open_signers(signer, public, passphrase_file, pin_file)
-        _write(ground, staged, event, files, signers=signers, note=note, form=chosen(output, as_json))
+        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
+        _write(ground, staged, event, files, keys=keys_at_hand, note=note, form=chosen(output, as_json))
 
 
 @app.command("retire")
@@ -95,8 +96,8 @@ def retire(
         files = dict(staged.files) if staged is not None else {}
         paths = [f"{name.removesuffix('/bundle.json')}/bundle.json" for name in target]
         files |= encode_drafts(withdraw(_ahead(ground.state, files), paths, ground.now_ms))
-        signers = open_signers(signer, public, passphrase_file, pin_file)
-        _write(ground, staged, event, files, signers=signers, note=note, form=chosen(output, as_json))
+        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
+        _write(ground, staged, event, files, keys=keys_at_hand, note=note, form=chosen(output, as_json))
 
 
 def team_state(state: State, team: str) -> TeamState:
@@ -119,6 +120,27 @@ def team_state(state: State, team: str) -> TeamState:
             remedy=f"Have the release managers run `wavegate trust delegate add {team}`.",
         )
     return TeamState(role, state.roles[role], state.targets, list(holder.keyids), holder.threshold)
+
+
+def check_history(place: str, state: State, archive: Archive) -> None:
+    """Check that neither the path nor the release counter of ``archive`` ever stood for another bundle.
+
+    What was withdrawn is in the old versions of the metadata, which a folder holds; an address tells the newest only,
+    and its server checks it again at the latest.
+
+    Raises:
+        TrustRefused: ``TRUST_ROLLBACK_TEAM``.
+    """
+    from bundles.trust.publishing.history import read_history
+    from control_plane.cli.metadata import metadata_home
+    from control_plane.cli.trust.online_keys import is_address
+
+    if is_address(place):
+        say("Counters of withdrawn bundles are not seen from here; the server refuses one that was used before.")
+        return
+    manifest = archive.manifest
+    history = read_history(metadata_home(Path(place)), state)
+    history.check(manifest.target_path, manifest.model_key, manifest.release_counter, archive.sha256)
 
 
 def _staged(place: Path) -> Event | None:
@@ -147,7 +169,7 @@ def _write(
     place: Path,
     files: dict[str, bytes],
     *,
-    signers: list[Signer],
+    keys: list[KeyAtHand],
     note: str,
     form: Format,
 ) -> None:
@@ -155,4 +177,4 @@ def _write(
         if any(b'"sig"' in data for data in staged.files.values()):
             say("The signatures it had are dropped: it says something else now.")
         note = note or staged.info.note
-    finish(ground, "stage", files, signers=signers, out=place, note=note, form=form, replace=staged is not None)
+    finish(ground, "stage", files, keys=keys, out=place, note=note, form=form, replace=staged is not None)

@@ -8,12 +8,12 @@ its own thread, inference by ONNX Runtime, TLS to the device surface. It has enr
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shutil
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +55,7 @@ class WrongClock(SteadyClock):
         return super().wall_ms() + self.wall_shift_ms
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Snapshot:
     """What an attack must leave as it is.
 
@@ -96,9 +96,9 @@ class AgentUnderTest:
     """
 
     def __init__(self, folder: Path, front, settings: AgentConfig = SETTINGS) -> None:
-        self.folder, self.front, self.settings = folder, front, settings
+        self.folder, self.front, self._told = folder, front, 0
+        self.settings = dataclasses.replace(settings, labels={"copy": folder.name})
         self.clock = WrongClock()
-        self._told = 0
         enrolment = folder / "identity" / "enrolment.json"
         enrolment.write_bytes(json.dumps({**json.loads(enrolment.read_bytes()), "url": front.url}).encode())
         self.start()
@@ -168,6 +168,13 @@ class AgentUnderTest:
         told = [event.code for event in new if event.code]
         shown = list(self.agent.device.voice.troubles.values())
         return told + [code for code in shown if code not in told]
+
+    def reported(self):
+        """Have the device report, and return what it says of its model."""
+        self.agent.schedule.soon(self.agent.device.link.heartbeat)
+        self.settle()
+        said = [m for leaf, m in self.front.reports if leaf == topics.UP_REPORTED and m.labels == self.settings.labels]
+        return said[-1].models[MODEL]
 
     def _answer(self):
         with Client(self.folder / "socket") as client:

@@ -1,4 +1,4 @@
-"""What a revocation does on a device that runs, keeps or is offered the bundle: it is no kill switch."""
+"""Revocation is no kill switch: safe modes, what is no longer revoked, and trust that has grown old."""
 
 import json
 
@@ -9,19 +9,12 @@ from agent.client import Client
 from agent.errors import SafeMode
 from bundles.wire import topics
 
-MODEL = "vision/digits"
 BOTH = ("revocation1", "revocation2")
 
 
 @pytest.fixture
 def device(lab):
     return lab.device()
-
-
-def said(device):
-    device.agent.schedule.soon(device.agent.device.link.heartbeat)
-    device.settle()
-    return [message for leaf, message in device.front.reports if leaf == topics.UP_REPORTED][-1].models[MODEL]
 
 
 def events(device, kind):
@@ -39,27 +32,6 @@ def with_safe_mode(lab, device, mode):
     return wanted
 
 
-def test_a_running_bundle_revoked_by_two_is_left_for_the_previous_one_at_once(lab, device):
-    lab.revoke(lab.wanted("1.1.0").sha256, *BOTH)
-    device.refresh()
-    assert device.running() == "1.0.0"
-    reported = said(device)
-    assert (reported.phase, reported.reason, reported.safe_mode) == ("rolled_back", "revoked", "")
-    assert "TRUST_REVOKED" in device.codes()
-    device.restart()
-    assert device.running() == "1.0.0"
-
-
-def test_a_running_bundle_revoked_by_one_keeps_answering_and_is_reported(lab, device):
-    before = device.snapshot()
-    lab.revoke(lab.wanted("1.1.0").sha256, "revocation1")
-    device.refresh()
-    device.refresh()
-    assert device.snapshot().kept == before.kept
-    assert said(device).revoked == "warned"
-    assert [event.data["standing"] for event in events(device, "revocation")] == ["warned"], "told once"
-
-
 def test_a_second_signature_stops_it(lab, device):
     lab.revoke(lab.wanted("1.1.0").sha256, "revocation1")
     device.refresh()
@@ -68,34 +40,12 @@ def test_a_second_signature_stops_it(lab, device):
     assert device.running() == "1.0.0"
 
 
-def test_a_revoked_previous_release_is_none_to_fall_back_to(lab, device):
-    previous = lab.wanted("1.0.0")
-    lab.revoke(previous.sha256, "revocation1")
-    device.refresh()
-    assert device.running() == "1.1.0"
-    assert previous.sha256 not in device.snapshot().slots.values(), "its slot is free for others"
-    assert said(device).previous_sha256 == ""
-    lab.assign(previous)
-    device.poll()
-    assert device.running() == "1.1.0"
-    assert "TRUST_REVOKED" in device.codes()
-
-
-def test_a_revoked_offer_is_refused(lab, device):
-    wanted = lab.publish("2.0.0", 6)
-    lab.revoke(wanted.sha256, "revocation2")
-    lab.assign(wanted)
-    device.poll()
-    assert "TRUST_REVOKED" in device.codes()
-    assert device.running() == "1.1.0"
-
-
 def test_keep_with_alarm_goes_on_answering(lab, device):
     wanted = with_safe_mode(lab, device, "keep_with_alarm")
     lab.revoke(wanted.sha256, *BOTH)
     device.refresh()
     assert device.running() == "2.0.0"
-    reported = said(device)
+    reported = device.reported()
     assert (reported.safe_mode, reported.revoked) == ("keep_with_alarm", "revoked")
     assert [event.data["mode"] for event in events(device, "safe_mode")] == ["keep_with_alarm"]
 
@@ -107,14 +57,14 @@ def test_stop_and_constant_refuse_requests_with_a_code_until_there_is_a_release(
     device.refresh()
     for _ in range(2):
         with Client(device.folder / "socket") as client, pytest.raises(SafeMode) as caught:
-            client.infer(MODEL, {"image": np.zeros((1, 8, 8, 1), np.float32)})
+            client.infer("vision/digits", {"image": np.zeros((1, 8, 8, 1), np.float32)})
         assert mode in caught.value.sentence
-        assert (said(device).safe_mode, said(device).sha256) == (mode, "")
+        assert (device.reported().safe_mode, device.reported().sha256) == (mode, "")
         device.restart()  # the safe mode outlives a start, and the model never answers in between
     lab.assign(lab.publish("3.0.0", 7))
     device.poll()
     assert device.running() == "3.0.0"
-    assert said(device).safe_mode == ""
+    assert device.reported().safe_mode == ""
     assert [event.data["mode"] for event in events(device, "safe_mode")] == [mode, ""]
 
 
@@ -135,7 +85,7 @@ def test_what_is_no_longer_revoked_answers_again(lab, device):
     lab.publish_drafts(drafts, "targets1", "targets2", "new1", "new2")
     device.refresh()
     assert device.running() == "2.0.0"
-    assert said(device).safe_mode == ""
+    assert device.reported().safe_mode == ""
 
 
 def test_what_is_revoked_while_the_device_sleeps_does_not_answer_after_the_first_look(lab, device):
@@ -148,19 +98,6 @@ def test_what_is_revoked_while_the_device_sleeps_does_not_answer_after_the_first
     lab.front.answers.update(dict.fromkeys(("/metadata/timestamp.json", "/v1/device/desired"), 503))
     device.start()
     assert device.running() == "1.0.0", "what was learned holds without a network"
-
-
-def test_a_factory_bundle_is_revoked_by_targets_alone(lab):
-    from dataclasses import replace
-
-    settings = replace(lab.device().settings, factory=(lab.wanted("1.1.0").sha256,))
-    device = lab.device(settings=settings)
-    lab.revoke(lab.wanted("1.1.0").sha256, *BOTH)
-    device.refresh()
-    assert device.running() == "1.1.0"
-    lab.revoke(lab.wanted("1.1.0").sha256, "targets1", "targets2")
-    device.refresh()
-    assert device.running() == "1.0.0"
 
 
 def test_expiry_is_never_judged_again_for_what_is_installed(lab, device):

@@ -131,6 +131,26 @@ def test_metadata_is_served_or_told_missing(server, client, tmp_path):
     assert caught.value.status == 404
 
 
+def test_metadata_comes_in_pieces_and_the_connection_is_free_again_whatever_becomes_of_them(server, client, tmp_path):
+    server.metadata_dir = tmp_path
+    (tmp_path / "timestamp.json").write_bytes(b"x" * 300_000)
+
+    def connections():
+        return [c for c in client._transport._pool.connections if not c.is_idle()]
+
+    pieces = Door(client).metadata("timestamp.json", 1 << 20)
+    assert connections(), "opened at the call"
+    first = next(pieces)
+    assert 0 < len(first) < 300_000
+    pieces.close()
+    assert not connections()
+    Door(client).metadata("timestamp.json", 1 << 20).close()
+    assert not connections(), "also where not one piece was taken"
+    short = Door(client).metadata("timestamp.json", 10)
+    next(short)
+    assert not connections(), "one piece too long, and no more is waited for"
+
+
 def test_a_server_of_another_ca_is_not_spoken_to(server, device_ca):
     with open_client(server.url, pinned_context(device_ca.pem)) as client, pytest.raises(TryAgain) as caught:
         Door(client).time_ms()

@@ -54,6 +54,24 @@ def connect(link, until):
     until(lambda: link.connected, what="connected")
 
 
+def is_told_of_loss(ears):
+    return bool(ears.states) and not ears.states[-1][0]
+
+
+def test_a_cable_cut_at_the_moment_of_connecting_is_told_all_the_same(make_link, until):
+    """What is waiting to be sent then meets a socket that is shut, on paho's own thread."""
+    link, ears = make_link("cam-1")
+    told = link._edges.on_state
+    cut = Edges(
+        link._edges.on_down, lambda up, why: (told(up, why), link.drop() if up else None), ears.edges().presence
+    )
+    link._edges = cut
+    for _ in range(5):
+        ears.states.clear()
+        link.connect()
+        until(lambda: [up for up, _ in ears.states] == [True, False], what="up and lost")
+
+
 def test_birth_follows_connecting_and_a_message_arrives(make_link, consumer, until):
     link, _ = make_link("cam-1")
     connect(link, until)
@@ -97,8 +115,10 @@ def test_orderly_leaving_says_goodbye_and_drops_the_will(make_link, consumer, un
 def test_a_cut_cable_brings_the_will_and_what_was_queued_is_delivered_on_return(make_link, consumer, until):
     link, ears = make_link("cam-1")
     connect(link, until)
+    # The birth goes out behind the subscriptions, and both behind the word that we are connected.
+    until(lambda: consumer.of("cam-1", "up/presence"), what="the birth")
     link.drop()
-    until(lambda: ears.states[-1][0] is False, what="the loss noticed")
+    until(lambda: is_told_of_loss(ears), what="the loss noticed")
     until(lambda: [p.state for p in consumer.of("cam-1", "up/presence")] == ["online", "lost"], what="the will")
     consumer.tell("cam-1", "down/ack", b"while away")
     assert not link.publish("up/reported", b"{}")
@@ -110,7 +130,7 @@ def test_a_dead_broker_is_try_again_and_its_return_is_enough(make_link, broker, 
     link, ears = make_link("cam-1")
     connect(link, until)
     broker.kill()
-    until(lambda: ears.states[-1][0] is False, what="the loss noticed")
+    until(lambda: is_told_of_loss(ears), what="the loss noticed")
     with pytest.raises(TryAgain) as caught:
         link.connect()
     assert caught.value.code == "BROKER_UNREACHABLE"
@@ -123,7 +143,7 @@ def test_a_clone_of_the_identity_takes_the_connection_and_the_loss_is_noticed(ma
     connect(link, until)
     clone, _ = make_link("cam-1", tmp_path / "clone")
     connect(clone, until)
-    until(lambda: not link.connected and ears.states[-1][0] is False, what="the loss noticed")
+    until(lambda: not link.connected and is_told_of_loss(ears), what="the loss noticed")
     assert clone.connected
 
 

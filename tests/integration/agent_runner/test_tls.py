@@ -117,22 +117,19 @@ def refused(server, context):
     return caught.value.code
 
 
-def test_a_device_in_1970_takes_an_honest_server_by_its_floor_and_an_unaided_one_does_not(server):
-    ca = Ca("honest")
-    server.show(ca)
-    floor_ms = NOW_MS
-    assert ask(server, pinned_context(ca.pem, lambda: max(0, floor_ms, BUILT_MS))) == 7
-    assert refused(server, pinned_context(ca.pem, lambda: 0)) == "TRUST_CLOCK"
+@pytest.mark.parametrize("clock_ms", [0, BUILT_MS, NOW_MS], ids=["1970", "as built", "by its floor"])
+def test_a_device_whose_clock_is_late_takes_an_honest_server(server, clock_ms):
+    """It wakes after the server was given a new certificate, and only this server can tell it the time."""
+    ca = Ca("honest", begins=NOW)
+    server.show(ca, begins=NOW)
+    assert ask(server, pinned_context(ca.pem, lambda: clock_ms)) == 7
 
 
-@pytest.mark.parametrize(
-    ("begins", "ends"), [(NOW - 10 * DAY, NOW - DAY), (NOW + DAY, NOW + 10 * DAY)], ids=["expired", "not yet valid"]
-)
-def test_a_server_certificate_outside_its_validity_is_refused_whatever_the_system_clock_says(server, begins, ends):
+def test_an_expired_server_certificate_is_refused_whatever_the_system_clock_says(server):
     ca = Ca("honest")
-    server.show(ca, begins=begins, ends=ends)
+    server.show(ca, begins=NOW - 10 * DAY, ends=NOW - DAY)
     assert refused(server, pinned_context(ca.pem, lambda: NOW_MS)) == "TRUST_CLOCK"
-    inside_ms = int((begins + (ends - begins) / 2).timestamp() * 1000)
+    inside_ms = int((NOW - 2 * DAY).timestamp() * 1000)
     assert ask(server, pinned_context(ca.pem, lambda: inside_ms)) == 7, "the clock alone decides"
 
 
@@ -161,6 +158,32 @@ def test_another_name_and_another_ca_stay_refused(server):
         Door(client).time_ms()
     assert caught.value.code == "SERVER_CERTIFICATE"
     assert server.served == 0
+
+
+def test_whatever_breaks_a_handshake_leaves_no_socket_behind(server):
+    """Nobody there speaks TLS: neither a stranger's program nor, by a quirk of TCP on one machine, we ourselves."""
+    context = pinned_context(Ca("honest").pem, lambda: NOW_MS)
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+
+        def greet():
+            for _ in range(2):
+                with contextlib.suppress(OSError), stranger.accept()[0] as raw:
+                    raw.sendall(b"220 welcome\r\n")
+                    raw.recv(65536)
+
+        greeter = threading.Thread(target=greet)
+        greeter.start()
+        port = stranger.getsockname()[1]
+        raw = socket.create_connection(("127.0.0.1", port))
+        made = context.wrap_socket(raw, server_hostname="127.0.0.1", do_handshake_on_connect=False)
+        with pytest.raises(ssl.SSLError):
+            made.do_handshake()
+        assert made.fileno() == -1
+        link = MqttLink("cam-1", "127.0.0.1", port, lambda: context, Edges(print, print, lambda _: b""))
+        with pytest.raises(TryAgain) as caught:
+            link.connect()
+        assert caught.value.code == "BROKER_UNREACHABLE"
+        greeter.join()
 
 
 def test_pins_change_under_a_context_in_use(server):

@@ -70,6 +70,7 @@ def desk(tmp_path):
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WAVEGATE_")}
     environment |= {"SOFTHSM2_CONF": str(settings), "PYKCS11LIB": module}
+    environment["WAVEGATE_CONFIG"] = str(tmp_path / "config" / "profiles.json")
     make = ["softhsm2-util", "--init-token", "--free", "--label", "release", "--pin", PIN, "--so-pin", "86420"]
     done = subprocess.run(make, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 from bundles.trust.device.client import TrustStore
@@ -46,6 +47,9 @@ def test_key_on_a_token_is_one_of_two_targets_holders(desk):
         f" --signer hsm:7 --pin-file pin --out audio"
     )
     assert made["complete"]
+    # With no .pub file to lie beside, what the token signed is kept among its holder's settings.
+    remembered = json.loads((desk.folder.parent / "config/signed.json").read_text())["keys"]
+    assert remembered[imported["keyid"]]["targets"]["version"] == 3
     desk.do(f"trust publish audio --server {server}")
     fetch = folder_fetch(desk.folder / server / "metadata")
     root = (desk.folder / "ceremony/root.json").read_bytes()

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from control_plane.identity.authority import CA_LIFE, Authority
+
 PROGRAM = str(Path(sys.executable).parent / "wavegate")
 LIMIT_S = 60.0
+AGE_MS = int((CA_LIFE.total_seconds() - 20 * 86_400) * 1000)
 
 
 def free_port() -> int:
@@ -32,6 +35,8 @@ def ada(person, monkeypatch):
     """A release manager with the address and a token of a running server."""
     ada = person("ada")
     ada.do("trust init --dir ceremony --server data --team vision --plain")
+    # A device CA made long ago, so that something beside the metadata is about to expire.
+    Authority.open_or_create(ada.home / "data/keys", "device-ca", int(time.time() * 1000) - AGE_MS)
     made = shell("server create-admin ada@example.com --dir data", cwd=ada.home)
     assert made.returncode == 0, made.stderr
     ports = f"--port {free_port()} --device-port {free_port()} --no-broker"
@@ -92,3 +97,19 @@ def test_events_and_rotations_go_over_the_wire(ada, monkeypatch):
     monkeypatch.delenv("WAVEGATE_ROOT")
     assert "As the server says" in ada.call("trust status")[2]
     ada.fail("trust renew --role targets", "TRUST_ROOT_NEEDED")
+
+
+def test_a_server_that_runs_says_what_else_is_about_to_expire(ada, monkeypatch):
+    code, out, err = ada.call("trust expiry --json")
+    assert code == 1, err
+    [due] = json.loads(out)
+    assert (due["role"], due["days_left"] in (19, 20), due["level"]) == ("device-ca", True, "30d")
+    assert "wavegate server run" in due["command"]
+    code, out, err = ada.call("trust expiry --warn 10d")
+    assert code == 0
+    assert "Nothing expires within 10d" in err
+    # The metadata alone, from its folder or without a token, says nothing of it; and that is said.
+    code, _, err = ada.call("trust expiry --metadata data")
+    assert (code, "Metadata only." in err) == (0, True)
+    monkeypatch.delenv("WAVEGATE_TOKEN")
+    assert ada.call("trust expiry")[0] == 0

@@ -130,15 +130,18 @@ def test_an_event_that_was_overtaken_is_signed_by_nobody(office):
     server = office.home / "ceremony/server"
     for name in ("audio", "video"):
         ada.do(f"trust key new {name}.pem --plain")
-        ada.do(
+        _, _, err = ada.call(
             f"trust delegate add {name} --metadata {server} --root root.json --team-key {name}.pem"
             f" --signer keys/targets-1.pem --out {name}"
         )
+        assert ("signed another version 2 of targets before" in err) == (name == "video")
         ada.send(name, bob)
     bob.do("trust sign audio --signer keys/targets-2.pem --yes")
     bob.do(f"trust publish audio --server {server}")
     bob.fail(f"trust sign video --signer keys/targets-2.pem --metadata {server} --yes", "TRUST_CONFLICT")
-    bob.do("trust sign video --signer keys/targets-2.pem --yes")
+    # Without a look at the server Bob's own key remembers that it signed that version; told to, it signs for nothing.
+    bob.fail("trust sign video --signer keys/targets-2.pem --yes", "KEY_SIGNED_BEFORE")
+    bob.do("trust sign video --signer keys/targets-2.pem --yes --instead")
     bob.fail(f"trust publish video --server {server}", "TRUST_CONFLICT")
     bob.fail("trust merge audio video", "TRUST_CONFLICT")
 
@@ -160,3 +163,120 @@ def test_altered_words_are_seen_and_an_altered_file_counts_no_signature(office):
     assert code == 0
     assert "vision/digits: no device takes a release counter below 99" in err
     bob.fail(f"trust publish event --server {server}", "TRUST_THRESHOLD")
+
+
+def test_key_remembers_what_it_signed_when_a_server_shows_an_old_state(office):
+    office, ada, bob = office
+    server = office.home / "ceremony/server"
+    shutil.copytree(server, office.home / "old")
+    sign = "trust sign e{} --signer keys/targets-2.pem --yes"
+    for number, team in ((1, "audio"), (2, "video")):
+        ada.do(f"trust key new {team}.pem --plain")
+        ada.do(
+            f"trust delegate add {team} --metadata {server} --root root.json --team-key {team}.pem"
+            f" --signer keys/targets-1.pem --out e{number}"
+        )
+        ada.send(f"e{number}", bob)
+        bob.do(sign.format(number))
+        bob.do(f"trust publish e{number} --server {server}")
+    remembered = json.loads((bob.home / "keys/signed.json").read_text())["keys"]
+    keyid = json.loads((bob.home / "keys/targets-2.pub").read_text())["keyid"]
+    assert {role: entry["version"] for role, entry in remembered[keyid].items()} == {"targets": 3}
+
+    # Somebody brings the old state back and has a team added on it: version 2 of targets again.
+    ada.do("trust key new evil.pem --plain")
+    line = "trust delegate add evil --metadata ../office/old --root root.json --team-key evil.pem --out e3"
+    ada.fail(line + " --signer keys/targets-1.pem", "KEY_SIGNED_BEFORE")
+    assert not (ada.home / "e3").exists()
+    ada.do(line)
+    ada.send("e3", bob)
+    before = (bob.home / "e3/2.targets.json").read_bytes()
+    for flag in ("", " --instead"):
+        err = bob.fail(sign.format(3) + flag, "KEY_SIGNED_BEFORE")
+        assert "signed version 3 of targets before; this is version 2" in err
+    assert (bob.home / "e3/2.targets.json").read_bytes() == before
+    assert json.loads((bob.home / "keys/signed.json").read_text())["keys"] == remembered
+
+    # No signature leaves unless it can be noted.
+    bob.fail(sign.format(3) + " --journal nowhere/signed.json", "KEY_JOURNAL")
+    assert (bob.home / "e3/2.targets.json").read_bytes() == before
+    (bob.home / "keys/signed.json").write_bytes(b"{")
+    bob.fail(sign.format(3), "KEY_JOURNAL")
+    bob.do(sign.format(3) + " --journal own.json")
+    assert (bob.home / "own.json").is_file()
+
+
+def test_one_signature_on_a_revocation_list_is_said_to_be_half_of_it(office):
+    office = office[0]
+    server, keys = office.home / "ceremony/server", "ceremony/keys"
+    bundle = office.build("vision", "1.0.0", 1)
+    line = f"trust revoke bundle {bundle} --reason bad --metadata {server} --signer {keys}/revocation-1.pem"
+    assert office.do(line + " --out one")["remarks"] == [
+        "The revocation list has one signature: what it names is not installed any more. A second one is needed to"
+        " stop it where it runs."
+    ]
+    office.do(f"trust publish one --server {server}")
+    told = office.call(f"trust status {server}")[2]
+    assert "A second one is needed" in told
+    again = f"trust renew --role revocation --metadata {server} --signer {keys}/revocation-1.pem --out two"
+    office.do(again)
+    assert "A second one is needed" in office.call("trust status two")[2]
+    done = office.do(f"trust sign two --signer {keys}/revocation-2.pem --root ceremony/root.json --yes")
+    assert done["remarks"] == []
+    office.do(f"trust publish two --server {server}")
+    assert "A second one is needed" not in office.call(f"trust status {server}")[2]
+
+
+def test_holders_of_public_keys_only_found_a_repository(person):
+    """The whole way is played with a token in tests/integration/hsm; here is what must not pass."""
+    office, ada = person("office"), person("ada")
+    for number in (1, 2):
+        ada.do(f"trust key new root-{number}.pem --plain")
+    ada.do("trust key new vision.pem --plain")
+    keys = "--root-key ../ada/root-1.pub --root-key ../ada/root-2.pub"
+    init = f"trust init --dir office --server data --plain {keys} --team-key vision=../ada/vision.pub"
+    office.fail(init.replace(" --root-key ../ada/root-2.pub", ""), "TRUST_CEREMONY")
+    office.fail(init.replace("--team-key vision=../ada/vision.pub", ""), "TRUST_CEREMONY")
+    office.fail(init.replace("vision=", "../vision="), "TRUST_CEREMONY")
+    office.fail(init.replace("root-2.pub", "root-3.pub"), "KEY_MISSING")
+    assert office.call(init + " --backup usb")[0] == 2
+    assert not list(office.home.iterdir())
+    made = office.do(init)
+    assert made["event"] == "office/founding"
+    office.fail(init, "TRUST_EVENT")
+    office.send("office/founding", ada)
+    ada.fail("trust sign founding --signer root-1.pem", "TRUST_CONFIRM")
+    ada.do("trust key new other.pem --plain")
+    ada.fail("trust sign founding --signer other.pem --yes", "KEY_NOT_OF_ROLE")
+    assert not (ada.home / "signed.json").exists()
+    ada.do("trust sign founding --signer root-1.pem --signer vision.pem --yes")
+
+    # Drafted anew it is another repository: the same keys do not sign it unasked, and not beside a root.
+    again = office.do(init + " --demo --out again")
+    office.send("again", ada)
+    ada.fail("trust sign again --signer root-1.pem --yes", "KEY_SIGNED_BEFORE")
+    shutil.copy(ada.home / "founding/1.root.json", ada.home / "root.json")
+    ada.fail("trust sign again --signer root-2.pem --yes", "TRUST_EVENT_BASE")
+    ada.fail("trust sign again --signer root-2.pem --root root.json --yes --instead", "TRUST_EVENT_BASE")
+    assert again["files"] == made["files"]
+
+    # Not signed by everybody needed, altered, or for another server, it founds nothing.
+    office.fail("trust found office/founding --server data", "TRUST_THRESHOLD")
+    ada.do("trust sign founding --signer root-2.pem --yes")
+    office.fail("trust found ../ada/founding --server empty", "TRUST_REPOSITORY")
+    office.do("trust init --dir second --server second/data --plain")
+    shutil.rmtree(office.home / "second/data/metadata")
+    office.fail("trust found ../ada/founding --server second/data", "TRUST_REPOSITORY")
+    shutil.copytree(ada.home / "founding", office.home / "altered")
+    path = office.home / "altered/1.targets.json"
+    changed = json.loads(path.read_text())
+    changed["signed"]["x-floors"] = {"vision/digits": 9}
+    path.write_text(json.dumps(changed))
+    office.fail("trust found altered --server data", "TRUST_THRESHOLD")
+    assert not list(office.home.glob("*/metadata/*"))
+    founded = office.do("trust found ../ada/founding --server data --out given.json")
+    fetch = folder_fetch(office.home / "data/metadata")
+    with TrustStore(office.home / "d", (office.home / "given.json").read_bytes(), device="c", fetch=fetch) as store:
+        store.refresh(now())
+    assert founded["root"] == "given.json"
+    assert office.do("trust status data")["profile"] == "solo"

@@ -152,6 +152,18 @@ def test_a_broken_connection_is_taken_up_where_it_broke(fetch):
     assert server.asked_for("delta") == [0, 388, 485, 485]
 
 
+def test_a_delta_that_trickles_is_not_waited_for_though_each_try_gets_further(fetch):
+    class Trickle(Server):
+        def pieces(self, body, limit):
+            yield body[:5]
+            raise TryAgain("The server sends too slowly.", code="ANSWER_SLOW")
+
+    server = Trickle(delta=(200, delta()))
+    _, told = fetch(server)
+    assert (told, server.asked_for("delta")) == (["DELTA_INTERRUPTED"], [0])
+    assert server.asked_for("whole") == [0]
+
+
 def test_a_delta_that_is_being_made_is_asked_for_again(fetch):
     server = Server(delta=[(503, b""), (503, b""), (200, delta())])
     brought, told = fetch(server)

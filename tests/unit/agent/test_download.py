@@ -211,3 +211,22 @@ def test_an_empty_blob_can_be_fetched(tmp_path):
     part = store.blob(sha256_hex(b""), 0)
     assert fetch(Server(b""), part).tries == 1
     assert part.is_complete()
+
+
+def test_a_trickle_ends_the_call_though_each_try_gets_further_and_what_came_is_kept(part):
+    class Trickle(Server):
+        @contextmanager
+        def open(self, url, offset, etag):
+            self.requests.append(offset)
+
+            def chunks():
+                yield DATA[offset : offset + 5]
+                raise TryAgain("The server sends too slowly.", code="ANSWER_SLOW", remedy="")
+
+            yield Answer(206 if offset else 200, chunks(), len(DATA) - offset, offset or None)
+
+    server = Trickle()
+    assert refused(server, part) == "DOWNLOAD_SLOW"
+    assert (part.size(), server.requests) == (5, [0])
+    fetch(Server(), part)
+    assert part.is_complete()

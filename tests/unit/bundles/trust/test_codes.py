@@ -96,4 +96,6 @@ def test_refusal_says_one_sentence_and_a_remedy(place, codes, sentence, remedy):
 
 def test_the_walk_sees_what_is_there():
     assert len(FOUND) > 40
-    assert {"trust/device/checks.py", "trust/refusals.py", "trust/device/kit.py"} <= {place.partition(":")[0] for place, *_ in FOUND}
+    assert {"trust/device/checks.py", "trust/refusals.py", "trust/device/kit.py"} <= {
+        place.partition(":")[0] for place, *_ in FOUND
+    }

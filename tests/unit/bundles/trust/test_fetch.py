@@ -117,3 +117,23 @@ def test_limits_are_by_role():
     assert length_limit("7.root.json") == 512_000
     assert length_limit("7.snapshot.json") == 2_000_000
     assert length_limit("7.team-x.json") == length_limit("1.targets.json") == 5_000_000
+
+
+def test_a_file_that_is_refused_in_the_middle_is_let_go_of():
+    """What is refused may hold a connection open; a traceback that is kept must not keep that too."""
+    open_files = []
+
+    def endless(name, max_length):
+        open_files.append(name)
+        try:
+            while True:
+                yield b" " * 1000
+        finally:
+            open_files.remove(name)
+
+    fetcher = TufFetcher(endless)
+    with pytest.raises(DownloadLengthMismatchError) as kept:
+        fetcher.download_bytes(BASE + "timestamp.json", 5_000)
+    fetcher.close()
+    assert open_files == []
+    assert kept.value is not None

@@ -211,6 +211,57 @@ def test_second_ceremony_is_refused(trust):
     refused(trust("trust init --dir trust --team vision --plain"), exits.ERROR, "TRUST_CEREMONY")
 
 
+@pytest.mark.parametrize("place", ["trust/keys/team-vision.pem", "usb/root-3.pub", "trust/server/keys/director.pem"])
+def test_a_key_in_the_way_leaves_no_half_ceremony(shell, tmp_path, place):
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).write_text("a key")
+    before = sorted(tmp_path.rglob("*"))
+    line = "trust init --dir trust --team vision --profile team --plain --backup usb"
+    refused(shell(line), exits.CONFLICT, "KEY_EXISTS")
+    assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / place).unlink()
+    assert shell(line)[0] == exits.OK
+
+
+def test_counter_of_a_withdrawn_bundle_is_not_signed_again(trust, tmp_path):
+    trust(BUILD)
+    facts(trust(SIGN + " --event e"))
+    facts(trust("trust publish e --server trust --json"))
+    retire = "trust stage retire away vision/digits/1.0.0 --metadata trust --signer trust/keys/team-vision.pem --json"
+    facts(trust(retire))
+    facts(trust("trust publish away --server trust --json"))
+    (tmp_path / "bundle.toml").write_text(PROJECT.format(version="1.1.0", counter=1))
+    trust(BUILD)
+    for line in (SIGN, SIGN + " --event f", "trust stage add g d.wgb --metadata trust"):
+        refused(trust(line), exits.VERIFICATION, "TRUST_ROLLBACK_TEAM")
+    assert not facts(trust("bundle inspect d.wgb --json"))["metadata"]
+    (tmp_path / "bundle.toml").write_text(PROJECT.format(version="1.1.0", counter=2))
+    trust(BUILD)
+    assert facts(trust(SIGN))["complete"]
+
+
+def test_promoted_bundle_is_listed_and_brings_no_new_file(trust, tmp_path):
+    (tmp_path / "bundle.toml").write_text(PROJECT.format(version="1.0.0-canary", counter=1).replace(
+        "release_counter", 'channel = "canary"\nrelease_counter'))  # fmt: skip
+    before = facts(trust(BUILD))
+    facts(trust(SIGN + " --event e"))
+    facts(trust("trust publish e --server trust --json"))
+    line = "bundle promote d.wgb --channel prod --counter 2"
+    made = facts(trust(line + " --json"))
+    assert (made["bundle"], made["channel"], made["release_counter"]) == ("vision/digits 1.0.0", "prod", 2)
+    assert made["parent"] == before["sha256"]
+    refused(trust(line), exits.ERROR, "BUNDLE_EXISTS")
+    refused(trust("bundle promote d.wgb --channel dev --counter 2 --out x"), exits.VERIFICATION, "BUNDLE_CHANNEL")
+    refused(trust("bundle promote d.wgb --channel prod --counter 1 --out x"), exits.VERIFICATION, "RELEASE_COUNTER")
+    assert not (tmp_path / "x").exists()
+    facts(trust(SIGN.replace("d.wgb", made["archive"]) + " --event f"))
+    assert facts(trust("trust publish f --server trust --json"))["releases"] == {
+        "vision/digits/1.0.0/bundle.json": made["sha256"]
+    }
+    blobs = [facts(trust(f"bundle inspect {name} --json"))["manifest"]["files"] for name in ("d.wgb", made["archive"])]
+    assert blobs[0] == blobs[1]
+
+
 def test_address_without_a_root_is_refused(trust):
     trust(BUILD)
     line = "bundle verify d.wgb --metadata http://127.0.0.1:9"
@@ -350,7 +401,8 @@ def test_every_trust_command_has_help_and_json(shell):
     found = {" ".join(path): command for path, command in leaves(typer.main.get_command(app), [])}
     assert set(found) == {
         "init", "upgrade", "drill", "status", "sign", "merge", "publish", "advance", "expiry", "renew", "verify",
-        "key new", "key import", "delegate add", "delegate rotate", "delegate remove", "delegate kit",
+        "key new", "key import", "key server-ca", "found", "delegate add",
+        "delegate rotate", "delegate remove", "delegate kit",
         "floor", "stage add", "stage retire",
         "rotate root", "rotate targets", "rotate online", "rotate director", "rotate revocation", "rotate server-ca",
         "revoke bundle", "revoke key",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import stat
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from tuf.api.metadata import Metadata, Targets
 
 from bundles.errors import AskPerson, Refused
+from bundles.trust.roles import encode_server_cas
+from control_plane.identity import spare as spare_module
 from control_plane.identity.authority import Authority
-from control_plane.identity.spare import adopt_ca, make_spare_ca
+from control_plane.identity.spare import adopt_ca, make_spare_ca, signed_pins
 
 NOW = 1_800_000_000_000
 SECRET = b"correct horse"
@@ -40,13 +44,70 @@ def test_an_adopted_spare_issues_the_servers_certificates_and_the_old_ca_is_kept
     keys = tmp_path / "keys"
     old = Authority.open_or_create(keys, "server-ca", NOW)
     pinned = [der(keys / "server-ca.pem"), der(spare.certificate)]
-    for _ in range(2):  # again changes nothing
-        adopt_ca(keys, spare.certificate, spare.key, SECRET, pinned, NOW)
+    found = [adopt_ca(keys, spare.certificate, spare.key, SECRET, pinned, NOW) for _ in range(2)]
+    assert found == ["kept", "none"], "again changes nothing"
     now = Authority.open_or_create(keys, "server-ca", NOW)
     issued = x509.load_pem_x509_certificate(now.issue_server("s", ["127.0.0.1"], NOW).certificate_pem)
     issued.verify_directly_issued_by(x509.load_pem_x509_certificate(spare.certificate.read_bytes()))
     assert (keys / "server-ca-retired.pem").read_bytes() == old.certificate_pem
+    with pytest.raises(TypeError):  # nobody who reads the server's disk gets the retired key
+        load_pem_private_key((keys / "server-ca-retired.key").read_bytes(), password=None)
+    back = keys / "server-ca-retired.pem", keys / "server-ca-retired.key"
+    moved = [path.rename(tmp_path / path.name) for path in back]
+    assert adopt_ca(keys, *moved, SECRET, pinned, NOW) == "kept", "a person may go back to it"
+    assert Authority.open_or_create(keys, "server-ca", NOW).certificate_pem == old.certificate_pem
     assert stat.S_IMODE((keys / "server-ca.key").stat().st_mode) == 0o600
+
+
+def test_without_a_passphrase_the_retired_key_is_removed(tmp_path):
+    keys = tmp_path / "keys"
+    Authority.open_or_create(keys, "server-ca", NOW)
+    spare = make_spare_ca(tmp_path / "demo", None, NOW)
+    assert adopt_ca(keys, spare.certificate, spare.key, None, [der(spare.certificate)], NOW) == "removed"
+    assert sorted(path.name for path in keys.iterdir()) == ["server-ca-retired.pem", "server-ca.key", "server-ca.pem"]
+
+
+def test_a_passphrase_for_a_key_that_needs_none_protects_the_retired_one(tmp_path):
+    keys = tmp_path / "keys"
+    Authority.open_or_create(keys, "server-ca", NOW)
+    spare = make_spare_ca(tmp_path / "demo", None, NOW)
+    assert adopt_ca(keys, spare.certificate, spare.key, SECRET, [der(spare.certificate)], NOW) == "kept"
+    assert load_pem_private_key((keys / "server-ca-retired.key").read_bytes(), SECRET)
+
+
+def test_a_crash_between_key_and_certificate_loses_neither_ca(spare, tmp_path, monkeypatch):
+    keys = tmp_path / "keys"
+    old = Authority.open_or_create(keys, "server-ca", NOW)
+    whole = spare_module.write_durably
+
+    def cut_off(path, data, mode=0o600):
+        if path.name == "server-ca.pem":
+            raise OSError("power cut")
+        whole(path, data, mode=mode)
+
+    monkeypatch.setattr(spare_module, "write_durably", cut_off)
+    with pytest.raises(OSError, match="power cut"):
+        adopt_ca(keys, spare.certificate, spare.key, SECRET, [der(spare.certificate)], NOW)
+    monkeypatch.undo()
+    assert adopt_ca(keys, spare.certificate, spare.key, SECRET, [der(spare.certificate)], NOW) == "kept"
+    assert Authority.open_or_create(keys, "server-ca", NOW).certificate_pem == spare.certificate.read_bytes()
+    retired = load_pem_private_key((keys / "server-ca-retired.key").read_bytes(), SECRET)
+    assert retired.public_key() == x509.load_pem_x509_certificate(old.certificate_pem).public_key()
+
+
+def test_the_newest_targets_say_which_cas_are_signed(spare, tmp_path):
+    with pytest.raises(AskPerson) as caught:
+        signed_pins(tmp_path)
+    assert caught.value.code == "TRUST_NOT_INITIALISED"
+    for number in range(1, 12):  # 11 comes after 9, and not after 1
+        made = make_spare_ca(tmp_path / f"ca-{number}", SECRET, NOW)
+        pins = [der(made.certificate), der(spare.certificate)]
+        fields = {"x-server-cas": encode_server_cas(pins)} if number > 1 else {}
+        listing = Targets(version=number, expires=dt.datetime(2030, 1, 1, tzinfo=dt.UTC), unrecognized_fields=fields)
+        (tmp_path / f"{number}.targets.json").write_bytes(Metadata(listing).to_bytes())
+        if number == 1:
+            assert signed_pins(tmp_path) == []
+    assert signed_pins(tmp_path) == pins
 
 
 def test_a_ca_that_devices_do_not_pin_is_not_adopted(spare, tmp_path):

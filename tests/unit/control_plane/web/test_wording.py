@@ -41,4 +41,5 @@ def test_words_and_tones_of_stored_names():
     known = {*RolloutPhase, *WavePhase, *DeviceState, *Verdict}
     assert {name for name in known if name in TONES and TONES[name] == "bad"} == {
         "halted", "rollback_incomplete", "failed", "rolled_back_local", "unresponsive", "regressed", "fail",
+        "expired",
     }  # fmt: skip
