@@ -119,7 +119,9 @@ class Authority:
                 code="DEVICE_ID",
                 remedy="Use 1 to 64 of a-z, 0-9 and '-', starting and ending with a letter or digit.",
             )
-        return _issued(self._sign(device, public_key, now_ms, life or DEVICE_LIFE, ExtendedKeyUsageOID.CLIENT_AUTH, []), None)
+        return _issued(
+            self._sign(device, public_key, now_ms, life or DEVICE_LIFE, ExtendedKeyUsageOID.CLIENT_AUTH, []), None
+        )
 
     def issue_eviction(self, device: str, now_ms: int) -> Issued:
         """Issue a certificate of a device's own name, with a key of ours, that ends its session and soon expires."""
