@@ -138,6 +138,11 @@ class MqttLink:
                 code="BROKER_UNREACHABLE",
                 remedy="The agent tries again by itself; reports wait in its spool.",
             ) from error
+        with self._lock:
+            is_wanted = self._client is client
+        if not is_wanted:  # closed while we were connecting
+            _close_socket(client)
+            return
         client.loop_start()
 
     def publish(self, leaf: str, payload: bytes, qos: int = 1) -> bool:
@@ -161,6 +166,7 @@ class MqttLink:
                 client.publish(topics.topic(self._device, topics.UP_PRESENCE), farewell, 1).wait_for_publish(1.0)
             client.disconnect()
         client.loop_stop()
+        _close_socket(client)
 
     def drop(self) -> None:
         """Lose the connection as a cut cable would: no farewell, no DISCONNECT, so the broker sends the will."""
@@ -218,6 +224,13 @@ class MqttLink:
         if leaf == topics.DOWN_DESIRED and not message.payload:
             return  # the device was deleted, or the retained message was cleared: no instruction
         self._edges.on_down(leaf, bytes(message.payload))
+
+
+def _close_socket(client: Client) -> None:
+    """Close what paho left open: its thread ended before it got to it, or never began."""
+    if (sock := client.socket()) is not None:
+        with contextlib.suppress(OSError):
+            sock.close()
 
 
 def loss_reason(reason: ReasonCode) -> str:

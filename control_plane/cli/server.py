@@ -36,6 +36,7 @@ def run(
     ] = None,
 ) -> None:
     """Run the control plane until Ctrl-C."""
+    from bundles.trust.durable import write_durably
     from control_plane import app as composition
 
     settings = _settings(
@@ -55,7 +56,7 @@ def run(
 
     def started(addresses: dict[str, Any]) -> None:
         if ready_file is not None:
-            ready_file.write_text(json.dumps(addresses))
+            write_durably(ready_file, json.dumps(addresses).encode())  # whoever waits for it finds it whole
         print(f"Operators  {addresses['operators']}", file=sys.stderr)
         print(f"Devices    {addresses['devices']}  (server CA {addresses['server_ca']})", file=sys.stderr)
         mqtt = addresses["mqtt"]
