@@ -1,4 +1,7 @@
-"""What a hostile device can do at the real broker: be heard as itself, and nothing else. Deliveries are counted."""
+"""What a hostile device can do at the real broker: be heard as itself, and nothing else. Deliveries are counted.
+
+The attacks that the trust design lists, with their teeth, are in ``tests/attacks/server``.
+"""
 
 from __future__ import annotations
 
@@ -65,19 +68,7 @@ def test_the_list_is_written_anew_each_day(site):
     assert site.files.crl.read_bytes() != before
 
 
-def test_a_client_id_of_another_takes_nothing_over(site):
-    victim = site.thing("cam-1", clean=False)
-    assert victim.connect("wg/1/d/cam-1/down/#")
-    thief = site.thing("cam-2", client_id="cam-1")
-    thief.connect("wg/1/d/cam-1/down/#")
-    site.tell("cam-1", b"for cam-1")
-    assert victim.arrived.get(timeout=20)[1] == b"for cam-1"
-    site.tell("cam-2", b"for cam-2")
-    assert victim.ends == 0
-    assert not [payload for _, payload in drained(thief) if payload == b"for cam-1"]
-
-
-@pytest.mark.parametrize("name", ["+", "#", "+/+", "cam-1/down"])
+@pytest.mark.parametrize("name", ["+/+", "cam-1/down"])
 def test_a_certificate_with_a_pattern_for_a_name_hears_and_says_nothing(site, name):
     victim = site.thing("cam-1")
     assert victim.connect("wg/1/d/cam-1/down/#")
@@ -87,7 +78,7 @@ def test_a_certificate_with_a_pattern_for_a_name_hears_and_says_nothing(site, na
         "wg/1/d/+/down/#",
         "wg/1/d/#",
         "wg/1/d/cam-1/down/desired",
-        *(() if "#" in name else (f"wg/1/d/{name}/down/#",)),
+        f"wg/1/d/{name}/down/#",
     ):
         odd.say("wg/1/d/cam-1/up/event", b"forged")
         odd.say("wg/1/d/cam-1/down/desired", b"forged", retain=True)
@@ -111,41 +102,3 @@ def test_a_device_that_asks_for_the_control_planes_name_is_only_itself(site):
     until(lambda: site.heard)
     assert site.ingest.is_connected, "the control plane's own session was not taken over"
     assert drained(nosy) == []
-
-
-def test_an_expired_certificate_is_refused(site):
-    assert site.thing("cam-1", site.forge("cam-1", ends_s=3600)).connect()
-    assert not site.thing("cam-2", site.forge("cam-2", ends_s=-60)).connect()
-
-
-def test_a_device_cannot_leave_a_message_for_another(site):
-    site.tell("cam-1", b"true")
-    forger = site.thing("cam-2")
-    assert forger.connect()
-    for topic in ("wg/1/d/cam-1/down/desired", "wg/1/d/cam-2/down/desired", "$SYS/broker/version"):
-        forger.say(topic, b"forged", retain=True)
-        forger.say(topic, b"", retain=True)
-    forger.say("wg/1/d/cam-2/up/event", b"done")
-    until(lambda: site.heard)
-    late = site.thing("cam-1")
-    assert late.connect("wg/1/d/cam-1/down/#")
-    assert late.arrived.get(timeout=20) == ("wg/1/d/cam-1/down/desired", b"true")
-    assert drained(late) == []
-
-
-def test_a_flood_and_huge_packets_of_one_do_not_starve_the_others(site):
-    flood, honest = site.thing("cam-1"), site.thing("cam-2")
-    assert flood.connect()
-    assert honest.connect("wg/1/d/cam-2/down/#")
-    for number in range(3_000):
-        flood.say("wg/1/d/cam-1/up/event", b"f" * 1_000)
-        if number % 300 == 0:
-            honest.say("wg/1/d/cam-2/up/event", b"honest-%d" % number)
-            site.tell("cam-2", b"asked-%d" % number)
-    flood.say("wg/1/d/cam-1/up/event", b"x" * 300_000)
-    until(lambda: len([1 for device, _, _ in site.heard if device == "cam-2"]) == 10, 60)
-    got = [honest.arrived.get(timeout=20)[1] for _ in range(10)]
-    assert got == [b"asked-%d" % number for number in range(0, 3_000, 300)]
-    until(lambda: flood.ends, 60)
-    assert max(len(payload) for _, _, payload in site.heard) == 1_000
-    assert honest.ends == 0
