@@ -9,6 +9,7 @@ import argparse
 import datetime as dt
 import json
 import re
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,8 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS = 4
 """Most tests wait for processes more than they compute. A file stays in one process, for its fixtures' sake."""
+SEED = 20
+"""Of Hypothesis, so that the same commit draws the same examples everywhere; slow runs draw a seed of their own."""
 ALONE = frozenset({"e2e"})
 """Suites that fill the machine by themselves."""
 BUDGETS_S: dict[str, tuple[tuple[str, ...], int]] = {
@@ -69,10 +72,13 @@ def _run(name: str, folders: list[str], *, slow: bool, results: str) -> tuple[in
     command = [sys.executable, "-m", "pytest", "-q", "--durations=5", *(f"tests/{folder}" for folder in folders)]
     if not ALONE.intersection(folders):
         command += ["-n", str(WORKERS), "--dist", "loadfile"]
+    seed = secrets.randbelow(1 << 32) if slow else SEED
+    command += [f"--hypothesis-seed={seed}"]
     if not slow:
         command += ["-m", "not slow"]
     else:
         command += [f"--junitxml={results}", "-o", "junit_family=xunit1"]
+        print(f"--hypothesis-seed={seed}", flush=True)
     started = time.monotonic()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     last = ""

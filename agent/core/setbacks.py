@@ -18,6 +18,7 @@ from agent.core.moves import (
     fail,
     mode_of,
     next_judgement_ms,
+    permitted,
     remember,
     report,
     revert,
@@ -219,7 +220,8 @@ def booted(s: UpdaterState, event: ev.Booted, policy: Policy) -> Outcome:
     s = s.durable()
     if s == UpdaterState(s.model) and event.active:
         s = replace(s, committed=event.active, target=event.active, step=Step.CONFIRMED, since_ms=at)
-    serve = (fx.Serve(s.committed, s.safe_mode),) if s.committed else ()
+    answering = permitted(s, s.committed)  # forbidden while another was on its way: not even until that one answers
+    serve = (fx.Serve(answering, mode_of(s, answering)),) if answering else ()
     if s.step.is_rest:
         floor = (fx.RaiseFloor(s.model, s.floor),) if s.floor else ()
         return s, (*serve, *floor, fx.CollectGarbage(s.retained))

@@ -50,12 +50,9 @@ class Inbox:
     def put(self, data: bytes) -> None:
         """Have a document judged; one that is in force, at work or in line already is no news."""
         digest = sha256_hex(data)
-        if digest in (self._at_work, *(waiting for waiting, _ in self._waiting)):
-            return
-        if digest == self._taken and not self._at_work:
-            return
-        self._waiting.append((digest, data))
-        self._next()
+        if digest not in (self._taken, self._at_work, *(waiting for waiting, _ in self._waiting)):
+            self._waiting.append((digest, data))
+            self._next()
 
     def _next(self) -> None:
         if self._at_work or self.is_closed or not self._waiting:

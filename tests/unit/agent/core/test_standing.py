@@ -159,3 +159,17 @@ def test_the_way_back_turns_where_its_end_is_revoked():
     assert without_journal(effects) == [fx.Revert(B)]
     state, _ = tell(state, ev.Activated(9_500, B.sha256))
     assert (state.committed, state.previous) == (B, None)
+
+
+@pytest.mark.parametrize("step", [Step.ACTIVATING, Step.PROBATION])
+def test_a_start_in_the_middle_serves_the_previous_release_rather_than_a_revoked_one(step):
+    state, _ = tell(at_step(step, PAIR), seen(B))
+    _, effects = tell(state, ev.Booted(9_500))
+    assert [e for e in effects if isinstance(e, fx.Serve)] == [fx.Serve(A)]
+
+
+def test_a_start_in_the_middle_of_a_return_serves_the_release_returned_to():
+    state, _ = tell(PAIR, ev.DesiredChanged(8_000, Asked(3, A, "", PROFILE)), ev.Authorized(8_100, A.sha256), seen(B))
+    assert (state.step, state.revoked) == (Step.ACTIVATING, (B.sha256,))
+    _, effects = tell(state, ev.Booted(9_500))
+    assert [e for e in effects if isinstance(e, fx.Serve)] == [fx.Serve(A)]
