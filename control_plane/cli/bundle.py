@@ -103,14 +103,14 @@ def sign(
 ) -> None:
     """List a bundle in its team's role: puts the newly signed metadata into the .wgb, ready for `wavegate publish`."""
     from bundles.archive import add_metadata, open_archive
-    from bundles.trust.drafting.release import add_release, current_team
+    from bundles.trust.drafting.release import add_release, current_team, team_state
     from bundles.trust.publishing.reading import read_state
     from bundles.trust.roles import file_name
     from bundles.verify import verify_content
     from control_plane.cli.metadata import conflicts, open_metadata
     from control_plane.cli.trust.at_hand import note, open_keys
     from control_plane.cli.trust.making import finish, read_ground
-    from control_plane.cli.trust.staging import check_history, team_state
+    from control_plane.cli.trust.staging import check_history
 
     archive = open_archive(file)
     verify_content(archive)

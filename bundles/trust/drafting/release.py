@@ -16,7 +16,9 @@ from bundles.digest import sha256_hex
 from bundles.errors import AskPerson, Refused, TrustRefused
 from bundles.manifest import Manifest, parse_manifest
 from bundles.trust.device.cache import passing_cache
+from bundles.trust.drafting.drafts import delegated
 from bundles.trust.fetch import MetadataFetch
+from bundles.trust.publishing.state import State
 from bundles.trust.roles import Lifetimes, custom_of, file_name, parse_targets, read_custom, team_role, utc
 
 
@@ -74,9 +76,26 @@ def current_team(fetch: MetadataFetch, root: bytes, team: str, now_ms: int) -> T
     role = team_role(team)
     for holder in holders:
         if holder.role == role:
-            delegated = repository.targets.get_delegated_role(role)
-            return TeamState(role, holder.signed, repository.targets, list(delegated.keyids), delegated.threshold)
-    raise TrustRefused(
+            keys = repository.targets.get_delegated_role(role)
+            return TeamState(role, holder.signed, repository.targets, list(keys.keyids), keys.threshold)
+    raise _no_team(team)
+
+
+def team_state(state: State, team: str) -> TeamState:
+    """Return the role of ``team`` in ``state``, which is verified already, to list a bundle in.
+
+    Raises:
+        TrustRefused: ``TRUST_NOT_LISTED``: nothing is delegated to it.
+    """
+    role = team_role(team)
+    holder = delegated(state.targets).get(role)
+    if holder is None:
+        raise _no_team(team)
+    return TeamState(role, state.roles[role], state.targets, list(holder.keyids), holder.threshold)
+
+
+def _no_team(team: str) -> TrustRefused:
+    return TrustRefused(
         f"The targets role delegates nothing to a team {team!r}.",
         code="TRUST_NOT_LISTED",
         remedy=f"Have the release managers run `wavegate trust delegate add {team}`.",

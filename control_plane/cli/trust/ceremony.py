@@ -11,20 +11,19 @@ import typer
 
 from control_plane.cli.output import Format, Output, say, show
 from control_plane.cli.trust.at_hand import open_keys
+from control_plane.cli.trust.event_command import Making, makes_event
 from control_plane.cli.trust.founding import draft_founding, read_founders, team_keys
-from control_plane.cli.trust.making import check_free, finish, now_ms, public_keys, read_ground
+from control_plane.cli.trust.making import check_free, now_ms, public_keys, read_ground
 from control_plane.cli.trust.options import (
     Json,
     Metadata,
     Note,
-    Out,
     PassphraseFile,
     PinFile,
     Plain,
     Publics,
     Root,
     SchemeOption,
-    Signers,
     chosen,
 )
 
@@ -134,8 +133,9 @@ def init(
 
 
 @app.command()
+@makes_event
 def upgrade(
-    ctx: typer.Context,
+    making: Making,
     profile: Annotated[Literal["team", "regulated"], typer.Option(help="The profile to climb to.")],
     root_key: Annotated[list[Path] | None, typer.Option(help="Public root key to add; repeatable.")] = None,
     targets_key: Annotated[list[Path] | None, typer.Option(help="Public targets key to add; repeatable.")] = None,
@@ -143,16 +143,6 @@ def upgrade(
     team_key: Annotated[
         list[str] | None, typer.Option(metavar="TEAM=NAME.pub", help="Public key to add to a team; repeatable.")
     ] = None,
-    metadata: Metadata = "",
-    signer: Signers = None,
-    public: Publics = None,
-    out: Out = None,
-    root: Root = None,
-    note: Note = "",
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    output: Output = Format.TABLE,
-    as_json: Json = False,
 ) -> None:
     """Go up to a profile with more holders: one event, a root rotation; devices notice nothing and keep running.
 
@@ -161,25 +151,21 @@ def upgrade(
     from bundles.trust.drafting.drafts import Keys, encode_drafts, keys_of
     from bundles.trust.drafting.rotation import upgrade as climb
     from bundles.trust.profiles import PROFILES
-    from control_plane.cli.metadata import conflicts
 
     wanted = PROFILES[profile]
-    with conflicts():
-        ground = read_ground(ctx, metadata, root)
-        state = ground.state
-        holders = _joined(keys_of(state.root, "root").keys, public_keys(root_key))
-        drafts = climb(
-            state,
-            wanted,
-            root=Keys(holders, wanted.root_threshold),
-            targets=Keys(_own(state, "targets", targets_key), wanted.targets_threshold),
-            revocation=Keys(_own(state, "revocation", revocation_key), 1),
-            teams=_teams(state, team_keys(team_key), wanted.team_threshold),
-            now_ms=ground.now_ms,
-        )
-        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
-        form = chosen(output, as_json)
-        finish(ground, "upgrade", encode_drafts(drafts), keys=keys_at_hand, out=out, note=note, form=form)
+    ground = making.ground()
+    state = ground.state
+    holders = _joined(keys_of(state.root, "root").keys, public_keys(root_key))
+    drafts = climb(
+        state,
+        wanted,
+        root=Keys(holders, wanted.root_threshold),
+        targets=Keys(_own(state, "targets", targets_key), wanted.targets_threshold),
+        revocation=Keys(_own(state, "revocation", revocation_key), 1),
+        teams=_teams(state, team_keys(team_key), wanted.team_threshold),
+        now_ms=ground.now_ms,
+    )
+    making.finish(ground, "upgrade", encode_drafts(drafts))
 
 
 @app.command()

@@ -7,157 +7,91 @@ from typing import Annotated
 
 import typer
 
-from control_plane.cli.output import Format, Output
-from control_plane.cli.trust.at_hand import open_keys
-from control_plane.cli.trust.making import changed_keys, finish, public_keys, read_ground
-from control_plane.cli.trust.options import (
-    Json,
-    Metadata,
-    Note,
-    Out,
-    PassphraseFile,
-    PinFile,
-    Publics,
-    Root,
-    Signers,
-    chosen,
-)
+from control_plane.cli.trust.event_command import Making, makes_event
+from control_plane.cli.trust.making import changed_keys, public_keys
 
 app = typer.Typer(help="Which team may list bundles.", no_args_is_help=True)
 Team = Annotated[str, typer.Argument(help="Name of the team.")]
 
 
 @app.command("add")
+@makes_event
 def add(
-    ctx: typer.Context,
+    making: Making,
     team: Annotated[str, typer.Argument(help="Name of the new team.")],
     team_key: Annotated[
         list[Path], typer.Option(help="Key of the new team: a private file signs at once, NAME.pub later; repeatable.")
     ],
-    metadata: Metadata = "",
-    signer: Signers = None,
-    public: Publics = None,
-    out: Out = None,
     threshold: Annotated[int, typer.Option(help="How many of the team's keys must sign.", min=1)] = 1,
-    root: Root = None,
-    note: Note = "",
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    output: Output = Format.TABLE,
-    as_json: Json = False,
 ) -> None:
     """Let a new team list bundles. Writes an event: the targets role and the team's first, empty role."""
     from bundles.trust.drafting.drafts import Keys, encode_drafts
     from bundles.trust.drafting.rotation import add_team
-    from control_plane.cli.metadata import conflicts
 
-    with conflicts():
-        ground = read_ground(ctx, metadata, root)
-        drafts = add_team(ground.state, team, Keys(public_keys(team_key), threshold), ground.now_ms)
-        at_hand = [*(signer or []), *(str(path) for path in team_key if path.suffix != ".pub")]
-        keys_at_hand = open_keys(at_hand, public, passphrase_file, pin_file)
-        form = chosen(output, as_json)
-        files = encode_drafts(drafts)
-        finish(ground, "delegate add", files, keys=keys_at_hand, out=out, note=note, form=form, more={"team": team})
+    ground = making.ground()
+    drafts = add_team(ground.state, team, Keys(public_keys(team_key), threshold), ground.now_ms)
+    own = [str(path) for path in team_key if path.suffix != ".pub"]
+    making.finish(ground, "delegate add", encode_drafts(drafts), signers=own, more={"team": team})
 
 
 @app.command("rotate")
+@makes_event
 def rotate(
-    ctx: typer.Context,
+    making: Making,
     team: Team,
     add_key: Annotated[list[Path] | None, typer.Option("--add", help="Public key to add; repeatable.")] = None,
     remove: Annotated[list[str] | None, typer.Option(help="Key to remove: .pub file or id; repeatable.")] = None,
     threshold: Annotated[int | None, typer.Option(help="How many must sign from now on.", min=1)] = None,
-    metadata: Metadata = "",
-    signer: Signers = None,
-    public: Publics = None,
-    out: Out = None,
-    root: Root = None,
-    note: Note = "",
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    output: Output = Format.TABLE,
-    as_json: Json = False,
 ) -> None:
     """Exchange keys of a team. Its list is signed anew, by the new keys."""
     from bundles.trust.drafting.drafts import encode_drafts, keys_of
     from bundles.trust.drafting.rotation import rotate_team
     from bundles.trust.roles import team_role
-    from control_plane.cli.metadata import conflicts
 
-    with conflicts():
-        ground = read_ground(ctx, metadata, root)
-        current = keys_of(ground.state.targets, _known(ground.state.targets, team_role(team)))
-        keys = changed_keys(current, add_key, remove, threshold)
-        files = encode_drafts(rotate_team(ground.state, team, keys, ground.now_ms))
-        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
-        form = chosen(output, as_json)
-        finish(ground, "delegate rotate", files, keys=keys_at_hand, out=out, note=note, form=form, more={"team": team})
+    ground = making.ground()
+    current = keys_of(ground.state.targets, _known(ground.state.targets, team_role(team)))
+    keys = changed_keys(current, add_key, remove, threshold)
+    files = encode_drafts(rotate_team(ground.state, team, keys, ground.now_ms))
+    making.finish(ground, "delegate rotate", files, more={"team": team})
 
 
 @app.command("remove")
+@makes_event
 def remove(
-    ctx: typer.Context,
+    making: Making,
     team: Team,
-    metadata: Metadata = "",
-    signer: Signers = None,
-    public: Publics = None,
-    out: Out = None,
-    root: Root = None,
-    note: Note = "",
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    output: Output = Format.TABLE,
-    as_json: Json = False,
 ) -> None:
     """Let a team list nothing any more. What runs keeps running; no device can be given its bundles again."""
     from bundles.trust.drafting.drafts import encode_drafts
     from bundles.trust.drafting.rotation import remove_team
     from bundles.trust.roles import team_role
-    from control_plane.cli.metadata import conflicts
 
-    with conflicts():
-        ground = read_ground(ctx, metadata, root)
-        _known(ground.state.targets, team_role(team))
-        files = encode_drafts(remove_team(ground.state, team, ground.now_ms))
-        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
-        form = chosen(output, as_json)
-        finish(ground, "delegate remove", files, keys=keys_at_hand, out=out, note=note, form=form, more={"team": team})
+    ground = making.ground()
+    _known(ground.state.targets, team_role(team))
+    files = encode_drafts(remove_team(ground.state, team, ground.now_ms))
+    making.finish(ground, "delegate remove", files, more={"team": team})
 
 
 @app.command("kit")
+@makes_event
 def kit(
-    ctx: typer.Context,
+    making: Making,
     kit_key: Annotated[
         list[Path] | None, typer.Option("--kit-key", help="Public key of who signs offline kits; repeatable.")
     ] = None,
     threshold: Annotated[int, typer.Option(help="How many of them must sign a kit.", min=1)] = 2,
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Let nobody sign offline kits any more.")] = False,
-    metadata: Metadata = "",
-    signer: Signers = None,
-    public: Publics = None,
-    out: Out = None,
-    root: Root = None,
-    note: Note = "",
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    output: Output = Format.TABLE,
-    as_json: Json = False,
 ) -> None:
     """Say who signs offline kits (a USB snapshot for devices without a network); again: exchange their keys."""
     from bundles.trust.drafting.drafts import Keys, encode_drafts
     from bundles.trust.drafting.rotation import delegate_kit, remove_kit
-    from control_plane.cli.metadata import conflicts
 
-    with conflicts():
-        ground = read_ground(ctx, metadata, root)
-        if withdraw:
-            drafts = remove_kit(ground.state, ground.now_ms)
-        else:
-            drafts = delegate_kit(ground.state, Keys(public_keys(kit_key), threshold), ground.now_ms)
-        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
-        form = chosen(output, as_json)
-        finish(ground, "delegate kit", encode_drafts(drafts), keys=keys_at_hand, out=out, note=note, form=form)
+    ground = making.ground()
+    if withdraw:
+        drafts = remove_kit(ground.state, ground.now_ms)
+    else:
+        drafts = delegate_kit(ground.state, Keys(public_keys(kit_key), threshold), ground.now_ms)
+    making.finish(ground, "delegate kit", encode_drafts(drafts))
 
 
 def _known(targets: object, role: str) -> str:

@@ -10,18 +10,12 @@ import typer
 
 from control_plane.cli.context import address, connect
 from control_plane.cli.output import Format, Output, say, show
-from control_plane.cli.trust.at_hand import open_keys
-from control_plane.cli.trust.making import finish, read_ground
+from control_plane.cli.trust.event_command import Making, makes_event
+from control_plane.cli.trust.making import read_ground
 from control_plane.cli.trust.options import (
     Json,
     Metadata,
-    Note,
-    Out,
-    PassphraseFile,
-    PinFile,
-    Publics,
     Root,
-    Signers,
     chosen,
 )
 
@@ -63,44 +57,31 @@ def expiry(
 
 
 @app.command()
+@makes_event
 def renew(
-    ctx: typer.Context,
+    making: Making,
     role: Annotated[list[str] | None, typer.Option(help="Role to renew: root, targets, team-NAME; repeatable.")] = None,
     all_due: Annotated[bool, typer.Option("--all-due", help="Renew whatever expires soon, in one event.")] = False,
     within: Annotated[str, typer.Option(help="What soon means, such as 60d.")] = "60d",
-    metadata: Metadata = "",
-    signer: Signers = None,
-    public: Publics = None,
-    out: Out = None,
-    root: Root = None,
-    note: Note = "",
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    output: Output = Format.TABLE,
-    as_json: Json = False,
 ) -> None:
     """Sign roles again, unchanged but for their expiry."""
     from bundles.errors import AskPerson
     from bundles.trust.drafting.drafts import encode_drafts
     from bundles.trust.drafting.renewal import renew as renew_roles
     from bundles.trust.drafting.renewal import renew_all_due
-    from control_plane.cli.metadata import conflicts
 
     if bool(role) == all_due:
         raise AskPerson("What to renew is not said.", code="TRUST_CEREMONY", remedy="Give --role ROLE, or --all-due.")
-    with conflicts():
-        ground = read_ground(ctx, metadata, root)
-        form = chosen(output, as_json)
-        if all_due:
-            drafts = renew_all_due(ground.state, ground.now_ms, _seconds(within)).drafts
-        else:
-            drafts = renew_roles(ground.state, role or (), ground.now_ms)
-        if not drafts:
-            say(f"Nothing expires within {within}.")
-            show({"event": None, "files": [], "complete": True}, form, {"Event": "event", "Files": "files"})
-            return
-        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
-        finish(ground, "renew", encode_drafts(drafts), keys=keys_at_hand, out=out, note=note, form=form)
+    ground = making.ground()
+    if all_due:
+        drafts = renew_all_due(ground.state, ground.now_ms, _seconds(within)).drafts
+    else:
+        drafts = renew_roles(ground.state, role or (), ground.now_ms)
+    if not drafts:
+        say(f"Nothing expires within {within}.")
+        show({"event": None, "files": [], "complete": True}, making.form, {"Event": "event", "Files": "files"})
+        return
+    making.finish(ground, "renew", encode_drafts(drafts))
 
 
 def _told_by_server(ctx: typer.Context, place: str, warn_s: int) -> dict[str, Deadline]:

@@ -7,114 +7,58 @@ from typing import Annotated
 
 import typer
 
-from control_plane.cli.output import Format, Output, say
-from control_plane.cli.trust.at_hand import open_keys
-from control_plane.cli.trust.making import finish, read_ground
-from control_plane.cli.trust.options import (
-    Json,
-    Metadata,
-    Note,
-    Out,
-    PassphraseFile,
-    PinFile,
-    Publics,
-    Root,
-    Signers,
-    chosen,
-)
+from control_plane.cli.output import say
+from control_plane.cli.trust.event_command import Making, makes_event
 
 app = typer.Typer(help="Forbid a bundle, or take out a key.", no_args_is_help=True)
 
 
 @app.command("bundle")
+@makes_event
 def bundle(
-    ctx: typer.Context,
+    making: Making,
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="TEAM/MODEL/VERSION, a digest, or a .wgb file.")],
     reason: Annotated[str, typer.Option(help="Why, in a few words; devices report it.")],
     by_targets: Annotated[
         bool, typer.Option("--by-targets", help="By the targets role: reaches what devices were made with, too.")
     ] = False,
-    metadata: Metadata = "",
-    signer: Signers = None,
-    public: Publics = None,
-    out: Out = None,
-    root: Root = None,
-    note: Note = "",
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    output: Output = Format.TABLE,
-    as_json: Json = False,
 ) -> None:
     """Forbid a bundle for good: one signature keeps it from being installed, two also stop it where it runs."""
     from bundles.trust.drafting.drafts import encode_drafts
     from bundles.trust.drafting.statements import revoke_bundle
-    from control_plane.cli.metadata import conflicts
 
-    with conflicts():
-        ground = read_ground(ctx, metadata, root)
-        digest = _digest(
-            bundle, {p: t.hashes["sha256"] for r in ground.state.roles.values() for p, t in r.targets.items()}
-        )
-        drafts = revoke_bundle(ground.state, digest, reason, ground.now_ms, by_targets=by_targets)
-        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
-        if not by_targets:
-            say("One signature keeps it from being installed; a second (`trust sign`) also stops it where it runs.")
-        finish(
-            ground,
-            "revoke bundle",
-            encode_drafts(drafts),
-            keys=keys_at_hand,
-            out=out,
-            note=note or reason,
-            form=chosen(output, as_json),
-            more={"bundle": digest},
-        )
+    ground = making.ground()
+    digest = _digest(bundle, {p: t.hashes["sha256"] for r in ground.state.roles.values() for p, t in r.targets.items()})
+    drafts = revoke_bundle(ground.state, digest, reason, ground.now_ms, by_targets=by_targets)
+    if not by_targets:
+        say("One signature keeps it from being installed; a second (`trust sign`) also stops it where it runs.")
+    making.finish(ground, "revoke bundle", encode_drafts(drafts), note=reason, more={"bundle": digest})
 
 
 @app.command("key")
+@makes_event
 def key(
-    ctx: typer.Context,
+    making: Making,
     key: Annotated[
         str, typer.Argument(metavar="KEY", help="The key: its id or the beginning of it, or its .pub file.")
     ],
     replacement: Annotated[
         Path | None, typer.Option(help="Public key that takes its place; needed where too few others are left.")
     ] = None,
-    metadata: Metadata = "",
-    signer: Signers = None,
-    public: Publics = None,
-    out: Out = None,
-    root: Root = None,
-    note: Note = "",
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    output: Output = Format.TABLE,
-    as_json: Json = False,
 ) -> None:
     """Take a lost or stolen key out of every role it is in, in one event."""
     from bundles.trust.drafting.drafts import encode_drafts
     from bundles.trust.drafting.lostkeys import revoke_key
     from bundles.trust.signing.signers import load_public
-    from control_plane.cli.metadata import conflicts
 
-    with conflicts():
-        ground = read_ground(ctx, metadata, root)
-        keyid = load_public(Path(key)).keyid if Path(key).with_suffix(".pub").is_file() else key
-        fresh = load_public(replacement) if replacement is not None else None
-        plan = revoke_key(ground.state, keyid, ground.now_ms, replacement=fresh)
-        for sentence in plan.words:
-            say(sentence)
-        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
-        finish(
-            ground,
-            "revoke key",
-            encode_drafts(plan.drafts),
-            keys=keys_at_hand,
-            out=out,
-            note=note,
-            form=chosen(output, as_json),
-            more={"roles": plan.roles, "words": plan.words},
-        )
+    ground = making.ground()
+    keyid = load_public(Path(key)).keyid if Path(key).with_suffix(".pub").is_file() else key
+    fresh = load_public(replacement) if replacement is not None else None
+    plan = revoke_key(ground.state, keyid, ground.now_ms, replacement=fresh)
+    for sentence in plan.words:
+        say(sentence)
+    more = {"roles": plan.roles, "words": plan.words}
+    making.finish(ground, "revoke key", encode_drafts(plan.drafts), more=more)
 
 
 def _digest(name: str, listed: dict[str, str]) -> str:

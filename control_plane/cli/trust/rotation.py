@@ -7,22 +7,11 @@ from typing import Annotated
 
 import typer
 
-from control_plane.cli.output import Format, Output
-from control_plane.cli.trust.at_hand import open_keys
-from control_plane.cli.trust.making import changed_keys, finish, read_ground
+from control_plane.cli.trust.event_command import Making, makes_event
+from control_plane.cli.trust.making import changed_keys
 from control_plane.cli.trust.online_keys import next_keys
 from control_plane.cli.trust.options import (
-    Json,
-    Metadata,
-    Note,
-    Out,
-    PassphraseFile,
-    PinFile,
-    Publics,
-    Root,
     Server,
-    Signers,
-    chosen,
 )
 
 app = typer.Typer(help="Exchange the keys of a role.", no_args_is_help=True)
@@ -32,68 +21,45 @@ Threshold = Annotated[int | None, typer.Option(help="How many must sign from now
 
 
 @app.command("root")
+@makes_event
 def root_keys(
-    ctx: typer.Context,
+    making: Making,
     add: Add = None,
     remove: Remove = None,
     threshold: Threshold = None,
-    metadata: Metadata = "",
-    signer: Signers = None,
-    public: Publics = None,
-    out: Out = None,
-    root: Root = None,
-    note: Note = "",
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    output: Output = Format.TABLE,
-    as_json: Json = False,
 ) -> None:
     """Exchange keys of root. Both the root before and the new one must be signed for."""
     from bundles.trust.drafting.drafts import encode_drafts, keys_of
     from bundles.trust.drafting.rotation import rotate_root
-    from control_plane.cli.metadata import conflicts
 
-    with conflicts():
-        ground = read_ground(ctx, metadata, root)
-        keys = changed_keys(keys_of(ground.state.root, "root"), add, remove, threshold)
-        files = encode_drafts(rotate_root(ground.state, keys, ground.now_ms))
-        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
-        finish(ground, "rotate root", files, keys=keys_at_hand, out=out, note=note, form=chosen(output, as_json))
+    ground = making.ground()
+    keys = changed_keys(keys_of(ground.state.root, "root"), add, remove, threshold)
+    files = encode_drafts(rotate_root(ground.state, keys, ground.now_ms))
+    making.finish(ground, "rotate root", files)
 
 
 @app.command("targets")
+@makes_event
 def targets_keys(
-    ctx: typer.Context,
+    making: Making,
     add: Add = None,
     remove: Remove = None,
     threshold: Threshold = None,
-    metadata: Metadata = "",
-    signer: Signers = None,
-    public: Publics = None,
-    out: Out = None,
-    root: Root = None,
-    note: Note = "",
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    output: Output = Format.TABLE,
-    as_json: Json = False,
 ) -> None:
     """Exchange keys of the targets role. Root signs the change, the new holders sign the role."""
     from bundles.trust.drafting.drafts import encode_drafts, keys_of
     from bundles.trust.drafting.rotation import rotate_targets
-    from control_plane.cli.metadata import conflicts
 
-    with conflicts():
-        ground = read_ground(ctx, metadata, root)
-        keys = changed_keys(keys_of(ground.state.root, "targets"), add, remove, threshold)
-        files = encode_drafts(rotate_targets(ground.state, keys, ground.now_ms))
-        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
-        finish(ground, "rotate targets", files, keys=keys_at_hand, out=out, note=note, form=chosen(output, as_json))
+    ground = making.ground()
+    keys = changed_keys(keys_of(ground.state.root, "targets"), add, remove, threshold)
+    files = encode_drafts(rotate_targets(ground.state, keys, ground.now_ms))
+    making.finish(ground, "rotate targets", files)
 
 
 @app.command("revocation")
+@makes_event
 def revocation_keys(
-    ctx: typer.Context,
+    making: Making,
     add: Add = None,
     remove: Remove = None,
     keep: Annotated[
@@ -102,119 +68,70 @@ def revocation_keys(
     forget: Annotated[
         bool, typer.Option("--forget", help="Begin an empty list (but --keep): what a stolen key revoked lapses.")
     ] = False,
-    metadata: Metadata = "",
-    signer: Signers = None,
-    public: Publics = None,
-    out: Out = None,
-    root: Root = None,
-    note: Note = "",
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    output: Output = Format.TABLE,
-    as_json: Json = False,
 ) -> None:
     """Exchange keys of the revocation role, or give the repository one. One key always suffices to forbid."""
     from bundles.trust.drafting.drafts import Keys, encode_drafts, keys_of
     from bundles.trust.drafting.rotation import rotate_revocation
     from bundles.trust.publishing.state import delegated_names
     from bundles.trust.revocation import REVOCATION
-    from control_plane.cli.metadata import conflicts
     from control_plane.cli.trust.making import public_keys
 
-    with conflicts():
-        ground = read_ground(ctx, metadata, root)
-        state = ground.state
-        if REVOCATION in delegated_names(state.targets):
-            keys = changed_keys(keys_of(state.targets, REVOCATION), add, remove, 1)
-        else:
-            keys = Keys(public_keys(add), 1)
-        kept = list(keep or ()) if keep or forget else None
-        files = encode_drafts(rotate_revocation(state, keys, ground.now_ms, keep=kept))
-        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
-        finish(ground, "rotate revocation", files, keys=keys_at_hand, out=out, note=note, form=chosen(output, as_json))
+    ground = making.ground()
+    state = ground.state
+    if REVOCATION in delegated_names(state.targets):
+        keys = changed_keys(keys_of(state.targets, REVOCATION), add, remove, 1)
+    else:
+        keys = Keys(public_keys(add), 1)
+    kept = list(keep or ()) if keep or forget else None
+    files = encode_drafts(rotate_revocation(state, keys, ground.now_ms, keep=kept))
+    making.finish(ground, "rotate revocation", files)
 
 
 @app.command("online")
+@makes_event
 def online_keys(
-    ctx: typer.Context,
+    making: Making,
     server: Server = "",
-    metadata: Metadata = "",
-    signer: Signers = None,
-    public: Publics = None,
-    out: Out = None,
-    root: Root = None,
-    note: Note = "",
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    output: Output = Format.TABLE,
-    as_json: Json = False,
 ) -> None:
     """Exchange the server's snapshot and timestamp keys. The server makes them, and uses them once root names them."""
     from bundles.trust.drafting.drafts import encode_drafts
     from bundles.trust.drafting.rotation import rotate_online
-    from control_plane.cli.metadata import conflicts
 
-    with conflicts():
-        ground = read_ground(ctx, metadata or server, root)
-        keys = next_keys(ctx, server or metadata, "online")
-        files = encode_drafts(rotate_online(ground.state, keys["snapshot"], keys["timestamp"], ground.now_ms))
-        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
-        finish(ground, "rotate online", files, keys=keys_at_hand, out=out, note=note, form=chosen(output, as_json))
+    ground = making.ground(server)
+    keys = next_keys(making.ctx, server or making.metadata, "online")
+    files = encode_drafts(rotate_online(ground.state, keys["snapshot"], keys["timestamp"], ground.now_ms))
+    making.finish(ground, "rotate online", files)
 
 
 @app.command("director")
+@makes_event
 def director_key(
-    ctx: typer.Context,
+    making: Making,
     server: Server = "",
-    metadata: Metadata = "",
-    signer: Signers = None,
-    public: Publics = None,
-    out: Out = None,
-    root: Root = None,
-    note: Note = "",
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    output: Output = Format.TABLE,
-    as_json: Json = False,
 ) -> None:
     """Exchange the server's director key. The server makes it, and signs every assignment anew once targets name it."""
     from bundles.trust.drafting.drafts import encode_drafts
     from bundles.trust.drafting.rotation import rotate_director
-    from control_plane.cli.metadata import conflicts
 
-    with conflicts():
-        ground = read_ground(ctx, metadata or server, root)
-        key = next_keys(ctx, server or metadata, "director")["director"]
-        files = encode_drafts(rotate_director(ground.state, key, ground.now_ms))
-        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
-        finish(ground, "rotate director", files, keys=keys_at_hand, out=out, note=note, form=chosen(output, as_json))
+    ground = making.ground(server)
+    key = next_keys(making.ctx, server or making.metadata, "director")["director"]
+    files = encode_drafts(rotate_director(ground.state, key, ground.now_ms))
+    making.finish(ground, "rotate director", files)
 
 
 @app.command("server-ca")
+@makes_event
 def server_cas(
-    ctx: typer.Context,
+    making: Making,
     ca: Annotated[list[Path], typer.Option(help="CA certificate (PEM or DER): the one in use first, then spares.")],
-    metadata: Metadata = "",
-    signer: Signers = None,
-    public: Publics = None,
-    out: Out = None,
-    root: Root = None,
-    note: Note = "",
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    output: Output = Format.TABLE,
-    as_json: Json = False,
 ) -> None:
     """Say which CAs devices trust to sign the server's certificate: at least two, one of them kept offline."""
     from bundles.trust.drafting.drafts import encode_drafts
     from bundles.trust.drafting.statements import set_server_cas
-    from control_plane.cli.metadata import conflicts
 
-    with conflicts():
-        ground = read_ground(ctx, metadata, root)
-        files = encode_drafts(set_server_cas(ground.state, [_certificate(path) for path in ca], ground.now_ms))
-        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
-        finish(ground, "rotate server-ca", files, keys=keys_at_hand, out=out, note=note, form=chosen(output, as_json))
+    ground = making.ground()
+    files = encode_drafts(set_server_cas(ground.state, [_certificate(path) for path in ca], ground.now_ms))
+    making.finish(ground, "rotate server-ca", files)
 
 
 def _certificate(path: Path) -> bytes:

@@ -7,24 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from control_plane.cli.output import Format, Output, say
-from control_plane.cli.trust.at_hand import KeyAtHand, open_keys
-from control_plane.cli.trust.making import Ground, finish, read_ground
-from control_plane.cli.trust.options import (
-    Json,
-    Metadata,
-    Note,
-    PassphraseFile,
-    PinFile,
-    Publics,
-    Root,
-    Signers,
-    chosen,
-)
+from control_plane.cli.output import say
+from control_plane.cli.trust.event_command import Making, makes_event
+from control_plane.cli.trust.making import Ground
 
 if TYPE_CHECKING:
     from bundles.archive import Archive
-    from bundles.trust.drafting.release import TeamState
     from bundles.trust.publishing.state import State
     from bundles.trust.signing.eventfolder import Event
 
@@ -33,93 +21,49 @@ NewEvent = Annotated[Path, typer.Argument(metavar="EVENT", help="Event to make, 
 
 
 @app.command("add")
+@makes_event
 def add(
-    ctx: typer.Context,
+    making: Making,
     event: NewEvent,
     bundle: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".wgb files, of one team or several.")],
-    metadata: Metadata = "",
-    signer: Signers = None,
-    public: Publics = None,
-    root: Root = None,
-    note: Note = "",
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    output: Output = Format.TABLE,
-    as_json: Json = False,
 ) -> None:
     """List bundles in their teams' roles. Putting more into an event drops the signatures it had."""
     from bundles.archive import open_archive
-    from bundles.trust.drafting.release import add_release
+    from bundles.trust.drafting.release import add_release, team_state
     from bundles.verify import verify_content
-    from control_plane.cli.metadata import conflicts
 
-    with conflicts():
-        ground = read_ground(ctx, metadata, root)
-        staged = _staged(event)
-        files = dict(staged.files) if staged is not None else {}
-        for path in bundle:
-            archive = open_archive(path)
-            say(f"Checking every file of {path}.")
-            verify_content(archive)
-            state = _ahead(ground.state, files)
-            team = team_state(state, archive.manifest.team)
-            check_history(ground.place, ground.state, archive)
-            signed = add_release(team, archive.manifest_bytes, [], ground.now_ms)
-            files[signed.name] = signed.data
-        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
-        _write(ground, staged, event, files, keys=keys_at_hand, note=note, form=chosen(output, as_json))
+    ground = making.ground()
+    staged = _staged(event)
+    files = dict(staged.files) if staged is not None else {}
+    for path in bundle:
+        archive = open_archive(path)
+        say(f"Checking every file of {path}.")
+        verify_content(archive)
+        state = _ahead(ground.state, files)
+        team = team_state(state, archive.manifest.team)
+        check_history(ground.place, ground.state, archive)
+        signed = add_release(team, archive.manifest_bytes, [], ground.now_ms)
+        files[signed.name] = signed.data
+    _write(making, ground, staged, event, files)
 
 
 @app.command("retire")
+@makes_event
 def retire(
-    ctx: typer.Context,
+    making: Making,
     event: NewEvent,
     target: Annotated[list[str], typer.Argument(metavar="TEAM/MODEL/VERSION...", help="Bundles to withdraw.")],
-    metadata: Metadata = "",
-    signer: Signers = None,
-    public: Publics = None,
-    root: Root = None,
-    note: Note = "",
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    output: Output = Format.TABLE,
-    as_json: Json = False,
 ) -> None:
     """Withdraw bundles: no device can be given them any more. What runs keeps running (see `trust revoke bundle`)."""
     from bundles.trust.drafting.drafts import encode_drafts
     from bundles.trust.drafting.statements import retire as withdraw
-    from control_plane.cli.metadata import conflicts
 
-    with conflicts():
-        ground = read_ground(ctx, metadata, root)
-        staged = _staged(event)
-        files = dict(staged.files) if staged is not None else {}
-        paths = [f"{name.removesuffix('/bundle.json')}/bundle.json" for name in target]
-        files |= encode_drafts(withdraw(_ahead(ground.state, files), paths, ground.now_ms))
-        keys_at_hand = open_keys(signer, public, passphrase_file, pin_file)
-        _write(ground, staged, event, files, keys=keys_at_hand, note=note, form=chosen(output, as_json))
-
-
-def team_state(state: State, team: str) -> TeamState:
-    """Return the role of ``team`` in ``state``, to list a bundle in.
-
-    Raises:
-        TrustRefused: ``TRUST_NOT_LISTED``: nothing is delegated to it.
-    """
-    from bundles.errors import TrustRefused
-    from bundles.trust.drafting.drafts import delegated
-    from bundles.trust.drafting.release import TeamState
-    from bundles.trust.roles import team_role
-
-    role = team_role(team)
-    holder = delegated(state.targets).get(role)
-    if holder is None:
-        raise TrustRefused(
-            f"The targets role delegates nothing to a team {team!r}.",
-            code="TRUST_NOT_LISTED",
-            remedy=f"Have the release managers run `wavegate trust delegate add {team}`.",
-        )
-    return TeamState(role, state.roles[role], state.targets, list(holder.keyids), holder.threshold)
+    ground = making.ground()
+    staged = _staged(event)
+    files = dict(staged.files) if staged is not None else {}
+    paths = [f"{name.removesuffix('/bundle.json')}/bundle.json" for name in target]
+    files |= encode_drafts(withdraw(_ahead(ground.state, files), paths, ground.now_ms))
+    _write(making, ground, staged, event, files)
 
 
 def check_history(place: str, state: State, archive: Archive) -> None:
@@ -163,18 +107,8 @@ def _ahead(state: State, files: dict[str, bytes]) -> State:
     return ahead
 
 
-def _write(
-    ground: Ground,
-    staged: Event | None,
-    place: Path,
-    files: dict[str, bytes],
-    *,
-    keys: list[KeyAtHand],
-    note: str,
-    form: Format,
-) -> None:
-    if staged is not None:
-        if any(b'"sig"' in data for data in staged.files.values()):
-            say("The signatures it had are dropped: it says something else now.")
-        note = note or staged.info.note
-    finish(ground, "stage", files, keys=keys, out=place, note=note, form=form, replace=staged is not None)
+def _write(making: Making, ground: Ground, staged: Event | None, place: Path, files: dict[str, bytes]) -> None:
+    if staged is not None and any(b'"sig"' in data for data in staged.files.values()):
+        say("The signatures it had are dropped: it says something else now.")
+    note = staged.info.note if staged is not None else ""
+    making.finish(ground, "stage", files, out=place, note=note, replace=staged is not None)
