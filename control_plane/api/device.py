@@ -28,7 +28,7 @@ from bundles.wire.messages import Profile
 from bundles.wire.proof import read_proof, verify_proof
 from control_plane.api import problems
 from control_plane.api.deltas import add_delta_route
-from control_plane.db.engine import Database
+from control_plane.db.engine import ROW_LOCK, Database
 from control_plane.db.tables import Device, UsedProof
 from control_plane.errors import NotFound, RequestRefused, TooLarge, Unauthenticated
 from control_plane.identity.authority import Authority, read_request
@@ -328,7 +328,7 @@ def _verify(doors: DeviceDoors, row: Device, token: str, method: str, path: str,
 
 
 def _take_renewed_key(session: Session, device: str) -> None:
-    row = session.get(Device, device, with_for_update=True)
+    row = session.get(Device, device, with_for_update=ROW_LOCK)
     if row is not None and row.next_public_key_pem:
         row.public_key_pem, row.next_public_key_pem = row.next_public_key_pem, ""
         session.add(row)

@@ -5,7 +5,8 @@
 - SQLite: a write transaction begins with ``BEGIN IMMEDIATE`` under one lock of this process, so that two writers
   queue instead of failing in the middle; readers never wait (WAL). ``synchronous=FULL``: what was committed survives
   a power cut.
-- PostgreSQL: a plain READ COMMITTED transaction; whoever loads, decides and saves takes the row ``FOR UPDATE``.
+- PostgreSQL: a plain READ COMMITTED transaction; whoever loads, decides and saves locks the row first. Where one
+  transaction locks several, the order is device, rollout, desired document.
 - What must be written last (the hash chain, whose lock is then held for moments only) is left with ``before_commit``.
 """
 
@@ -16,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from alembic import command
 from alembic.config import Config
@@ -28,6 +29,9 @@ from sqlmodel import Session
 from control_plane.errors import SetUpWrong
 
 BUSY_TIMEOUT_MS = 10_000
+ROW_LOCK: Final[dict[str, Any]] = {"key_share": True}
+"""For ``with_for_update`` on rows that others refer to: FOR NO KEY UPDATE. With FOR UPDATE a transaction that holds a
+rollout and writes a row of a device would wait for the one that holds the device and waits for the rollout."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 _WRITES = "wavegate_writes"
 _LAST = "wavegate_before_commit"

@@ -17,6 +17,7 @@ from sqlmodel import Session, col, select
 from bundles.digest import canonical_json
 from bundles.errors import TryAgain
 from bundles.wire.messages import Profile
+from control_plane.db.engine import ROW_LOCK
 from control_plane.db.tables import Device, PendingEnrolment
 from control_plane.errors import Conflict, NotAllowed, NotFound, RequestRefused
 from control_plane.identity.authority import key_fingerprint, public_key_pem
@@ -174,7 +175,7 @@ def approved(session: Session, key: EllipticCurvePublicKey) -> Device | None:
     row = session.get(PendingEnrolment, key_fingerprint(key))
     if row is None or row.state != "approved":
         return None
-    device = session.get(Device, row.device, with_for_update=True)
+    device = session.get(Device, row.device, with_for_update=ROW_LOCK)
     # After a renewal the key of before must not bring itself back without the device's word.
     return device if device is not None and device.public_key_pem == row.public_key_pem else None
 

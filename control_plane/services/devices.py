@@ -15,6 +15,7 @@ from sqlmodel import Session
 
 from bundles.digest import canonical_json, sha256_hex
 from bundles.wire.topics import is_device_id
+from control_plane.db.engine import ROW_LOCK
 from control_plane.db.queries.devices import device_unknown
 from control_plane.db.tables import Device, EnrolToken
 from control_plane.errors import Conflict, RequestRefused
@@ -126,7 +127,7 @@ def end(
         NotFound: ``DEVICE_UNKNOWN``.
         Conflict: ``DEVICE_REVOKED`` for retiring what is revoked already.
     """
-    row = session.get(Device, device, with_for_update=True)
+    row = session.get(Device, device, with_for_update=ROW_LOCK)
     if row is None:
         raise device_unknown(device)
     if row.state == state:
@@ -139,6 +140,6 @@ def end(
     session.add(row)
     session.flush()
     certificates.revoke_all(session, device, now_ms)
-    desired.needs_republish(session, device)
     rollouts.device_ended(session, device, state, now_ms)
+    desired.needs_republish(session, device)
     audit.record(session, "audit", actor, f"device.{state}", f"device:{device}", {"reason": reason}, now_ms)

@@ -20,6 +20,7 @@ from sqlmodel import Session, select
 from bundles.digest import canonical_json, sha256_hex
 from bundles.wire.messages import Profile
 from bundles.wire.topics import is_device_id
+from control_plane.db.engine import ROW_LOCK
 from control_plane.db.tables import Device, EnrolToken
 from control_plane.errors import Conflict, NotAllowed, RequestRefused, Unauthenticated
 from control_plane.identity.authority import Authority, key_fingerprint, public_key_pem, read_request
@@ -77,7 +78,7 @@ def enrol(
     ).first()
     if row is None:
         raise _token_refused()
-    known = session.exec(select(Device).where(Device.public_key_pem == key_pem).with_for_update()).first()
+    known = session.exec(select(Device).where(Device.public_key_pem == key_pem).with_for_update(**ROW_LOCK)).first()
     check_token(row, serial, key, now_ms, is_again=known is not None)
     if known is not None:
         return again(session, authority, known, now_ms)
@@ -172,7 +173,7 @@ def renew(session: Session, authority: Authority, device: str, request_pem: str,
         Refused: ``CSR_INVALID``.
         TryAgain: ``CERTIFICATES_TOO_OFTEN``.
     """
-    row = session.get(Device, device, with_for_update=True)
+    row = session.get(Device, device, with_for_update=ROW_LOCK)
     if row is None or row.state not in ACTIVE_STATES:
         raise revoked(device)
     key = read_request(request_pem.encode())

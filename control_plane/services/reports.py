@@ -24,6 +24,7 @@ from bundles.wire import topics
 from bundles.wire.codec import decode_up
 from bundles.wire.messages import Ack, Event, Presence, Reported, Telemetry, UpMessage
 from control_plane import metrics
+from control_plane.db.engine import ROW_LOCK
 from control_plane.db.tables import DeadLetter, Device, DeviceEvent
 from control_plane.db.tables import Desired as DesiredRow
 from control_plane.services import clones, desired, sequence
@@ -143,6 +144,7 @@ def _move_states(
     observe_reported: ObserveReported,
     now_ms: int,
 ) -> None:
+    moved: list[Reported] = []
     for message in states:
         row = devices[message.device]
         outcome.touched.add(row.id)
@@ -162,8 +164,10 @@ def _move_states(
         row.hardware = message.hardware or row.hardware
         row.tier = message.tier
         session.add(row)
-        _tell_again_if_behind(session, message, now_ms)
         observe_reported(session, message, now_ms)
+        moved.append(message)
+    for message in moved:
+        _tell_again_if_behind(session, message, now_ms)
 
 
 def _tell_again_if_behind(session: Session, reported: Reported, now_ms: int) -> None:
@@ -249,6 +253,9 @@ def _set_aside(session: Session, item: Inbound, code: str, now_ms: int, outcome:
 
 def _known_devices(session: Session, ids: set[str]) -> dict[str, Device]:
     rows = session.exec(
-        select(Device).where(col(Device.id).in_(sorted(ids)), col(Device.state) == "enrolled").with_for_update()
+        select(Device)
+        .where(col(Device.id).in_(sorted(ids)), col(Device.state) == "enrolled")
+        .order_by(col(Device.id))
+        .with_for_update(**ROW_LOCK)
     )
     return {row.id: row for row in rows}

@@ -1,6 +1,6 @@
 """One rollout out of the database and back: its immutable spec and plan, and the reconciler's state.
 
-``load`` takes the row ``FOR UPDATE``: whoever drives a rollout holds it until the transaction ends. ``version`` rises
+``load`` locks the row: whoever drives a rollout holds it until the transaction ends. ``version`` rises
 when what a person steers by changes (so that devices reporting do not void an operator's If-Match); ``revision`` rises
 with every change.
 """
@@ -20,6 +20,7 @@ from control_plane.core.plan import Plan
 from control_plane.core.rollout import Rollout, decode_state, encode_state
 from control_plane.core.spec import RolloutSpec, decode_spec, encode_spec, spec_sha256
 from control_plane.core.states import DeviceState
+from control_plane.db.engine import ROW_LOCK
 from control_plane.db.queries.rollouts import rollout_unknown
 from control_plane.db.tables import DeviceExecution, RolloutRow
 
@@ -80,7 +81,7 @@ def load(session: Session, rollout: str) -> Stored:
         NotFound: ``ROLLOUT_UNKNOWN``.
         Conflict: ``ROLLOUT_STATE_VERSION``.
     """
-    row = session.get(RolloutRow, rollout, with_for_update=True, populate_existing=True)
+    row = session.get(RolloutRow, rollout, with_for_update=ROW_LOCK, populate_existing=True)
     if row is None:
         raise rollout_unknown(rollout)
     return Stored(row, decode_state(msgspec.json.decode(row.state_json)))

@@ -577,6 +577,7 @@ def attack(new_site):
         until(lambda: site.victim.answer() is not None, "the victim's model")
         before = site.snapshot()
         assert script(site) == refused
+        until(lambda: site.victim.answer() is not None, "the victim's model, where the script restarted it")
         assert site.snapshot() == before
         return site
 
