@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bundles.archive import Archive, pack
 from bundles.contract import Contract, TensorSpec, encode_contract
@@ -75,6 +75,7 @@ class BuildSpec:
         variants: in the order in which devices should prefer them.
         goldens: ``.npz`` with ``input.<tensor>`` and ``output.<tensor>``, each [G, ...].
         rows: None = no baseline, and so no drift watch.
+        swap: ``cold`` where devices cannot hold two copies: a gap in the answers is the price.
         extra: path in the bundle -> (file, role), such as a model card.
     """
 
@@ -91,6 +92,7 @@ class BuildSpec:
     health_check: HealthCheck = field(default_factory=HealthCheck)
     lineage: Lineage = field(default_factory=Lineage)
     licence: str = ""
+    swap: Literal["hot", "cold"] = "hot"
     extra: Mapping[str, tuple[Path, Role]] = field(default_factory=dict)
 
 
@@ -147,6 +149,7 @@ def build(spec: BuildSpec, path: Path) -> Built:
         labels=list(spec.contract.labels),
         lineage=spec.lineage,
         licence=spec.licence,
+        swap=spec.swap,
     )
     files = {name: source for name, (source, _) in sources.items()}
     return Built(pack(path, encode_manifest(manifest), files), notes)

@@ -102,11 +102,11 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
         created_ms: UTC epoch milliseconds.
         files: every file but the manifest itself.
         variants: at least one.
-        kind: ``model``; ``parameters`` and ``agent`` are reserved.
+        kind: ``model``; ``parameters`` and ``agent`` are reserved, and refused by every reader of today.
         health_check: the golden rule.
         labels: class names in output order, for people and charts.
         parameters: reserved: schema of run-time parameters.
-        swap: ``hot`` or ``cold`` (reserved).
+        swap: ``hot`` (two copies in memory while one replaces the other) or ``cold`` (the old one is stopped first).
         safe_mode: ``keep_with_alarm`` | ``constant`` | ``stop`` (reserved).
         requires: reserved: what must run before, such as ``agent>=1.4``.
         lineage: provenance.
@@ -242,6 +242,14 @@ def _check(manifest: Manifest) -> None:
             )
     if not 1 <= manifest.release_counter <= MAX_INT:
         _refuse("BUNDLE_FIELD", "release_counter must be a positive integer.", "Raise it with every release.")
+    if manifest.kind != "model":
+        _refuse(
+            "BUNDLE_KIND",
+            f"Bundles of kind {manifest.kind!r} are reserved: nothing installs them yet.",
+            "Update the agent itself with the device's package manager."
+            if manifest.kind == "agent"
+            else "Build a bundle of kind 'model'.",
+        )
     unknown = [entry for entry in manifest.critical if entry not in UNDERSTOOD_CRITICAL]
     if unknown:
         _refuse(
@@ -271,7 +279,7 @@ def _check_files(manifest: Manifest) -> None:
 
 
 def _check_variants(manifest: Manifest) -> None:
-    if manifest.kind == "model" and not manifest.variants:
+    if not manifest.variants:
         _refuse("BUNDLE_VARIANT", "A model bundle has at least one variant.", "Name a model file and its runtime.")
     ids = [variant.id for variant in manifest.variants]
     if len(set(ids)) != len(ids):

@@ -43,7 +43,7 @@ from __future__ import annotations
 import tomllib
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -73,6 +73,7 @@ class BundleSection(_Strict, frozen=True):
     channel: Channel = "prod"
     created_ms: int | None = None
     licence: str = ""
+    swap: Literal["hot", "cold"] = "hot"
 
 
 class VariantSection(_Strict, frozen=True):
@@ -220,6 +221,7 @@ def to_spec(project: Project, folder: Path, contract: Contract, rows: TrainingRo
         health_check=health,
         lineage=_lineage(project.lineage, folder),
         licence=head.licence,
+        swap=head.swap,
         extra={entry.path: (folder / entry.file, entry.role) for entry in project.files},
     )
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from bundles.archive import Archive
 from bundles.delta.base import base_for
+from bundles.delta.files import FileBytes, opened
 from bundles.delta.form import MIN_FILE_BYTES, OFFERED_RATIO
-from bundles.delta.make import Buffer, make_delta, mapped
+from bundles.delta.make import make_delta
 from bundles.digest import CHUNK_BYTES
 from bundles.manifest import BundleFile
 
@@ -85,8 +86,8 @@ def _delta(
 
 
 @contextmanager
-def _unpacked(archive: Archive, entry: BundleFile, path: Path) -> Iterator[Buffer]:
+def _unpacked(archive: Archive, entry: BundleFile, path: Path) -> Iterator[FileBytes]:
     with archive.open_file(entry) as source, path.open("wb") as sink:
         shutil.copyfileobj(source, sink, CHUNK_BYTES)
-    with mapped(path) as data:
+    with opened(path) as data:
         yield data

@@ -3,29 +3,28 @@
 Runs where models are published or served, never on a device. For every block of the new file the aligner tries a few
 shifts (old offset - new offset): the one before, 0, the difference of the lengths, those the caller knows of, those
 found earlier; the cost of each is what zlib makes of the difference, so that a block in which *every* weight moved by
-one still shows as cheap. Where all are dear it looks for the shift by correlation: that finds a tensor that moved
-although no two of its bytes in a row are what they were, for which matching byte strings (as bsdiff does) cannot.
+one still shows as cheap. Where all are dear it looks for the shift, first by anchors (any distance, see ``anchors``),
+then nearby by correlation: that finds a tensor that moved although no two of its bytes in a row are what they were, for
+which matching byte strings (as bsdiff does) cannot. Beyond half of ``WINDOW_BYTES`` such a tensor is not found.
 The search needs numpy; without it those blocks are sent as they are.
 
-Deterministic: the same two files give the same delta.
+Deterministic: the same two files give the same delta. Memory does not grow with the files, but for the anchors: some
+40 MiB, and 16 KiB for each MiB of base.
 """
 
 from __future__ import annotations
 
 import bz2
-import contextlib
-import hashlib
-import mmap
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
+from bundles.delta.anchors import Anchors
+from bundles.delta.files import Buffer, digest_of
 from bundles.delta.form import MAX_OPS, SUB_BZ2, Header, Op, Side, encode_header, max_delta_bytes
 from bundles.delta.lanes import subtract
 
-Buffer = bytes | mmap.mmap
 BLOCK_BYTES = 64 * 1024
 SMALL_BLOCK_BYTES = 4 * 1024
 SMALL_FILE_BYTES = 1024 * 1024
@@ -81,7 +80,7 @@ def make_delta(
     ops = aligner.ops()
     if len(ops) > MAX_OPS or aligner.cost > ESTIMATE_MARGIN * limit:
         return None
-    base, target = (Side(hashlib.sha256(data).hexdigest(), len(data)) for data in (old, new))
+    base, target = (Side(digest_of(data), len(data)) for data in (old, new))
     header = Header(SUB_BZ2, base, target, ops)
     head = encode_header(header)
     sink.write(head)
@@ -93,21 +92,6 @@ def make_delta(
             return None
     written += sink.write(compressor.flush())
     return Made(header, written) if written <= limit else None
-
-
-@contextlib.contextmanager
-def mapped(path: Path) -> Iterator[Buffer]:
-    """Open a file for ``make_delta`` without reading it into memory.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as stream:
-        if not path.stat().st_size:
-            yield b""  # nothing to map
-            return
-        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            yield data
 
 
 def _residual(old: Buffer, new: Buffer, op: Op) -> Iterator[bytes]:
@@ -127,6 +111,7 @@ class _Aligner:
         self._shifts = list(dict.fromkeys([0, len(old) - len(new), *shifts]))
         self._block = BLOCK_BYTES if len(new) >= SMALL_FILE_BYTES else SMALL_BLOCK_BYTES
         self._searches = 0
+        self._anchors: Anchors | None = None
         self.cost = 0
 
     def ops(self) -> list[Op]:
@@ -160,14 +145,24 @@ class _Aligner:
                 break
         if best[0] > DEAR * plain and self._searches < MAX_SEARCHES:
             self._searches += 1
-            found = _search(self._old, block, start + (last if last is not None else self._shifts[0]))
-            if found is not None:
-                consider(found - start)
+            if (anchored := self._anchored(block, start)) is not None:
+                consider(anchored)
+            if best[0] > DEAR * plain:
+                found = _search(self._old, block, start + (last if last is not None else self._shifts[0]))
+                if found is not None:
+                    consider(found - start)
         cost, chosen = best
         self.cost += cost
         if chosen is not None:
             self._shifts = [chosen, *(other for other in self._shifts if other != chosen)]
         return chosen
+
+    def _anchored(self, block: bytes, start: int) -> int | None:
+        try:
+            self._anchors = self._anchors or Anchors(self._old)
+        except ImportError:
+            return None
+        return self._anchors.shift_of(block, start)
 
 
 def _cost(block: bytes) -> int:

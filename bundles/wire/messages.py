@@ -183,6 +183,9 @@ class Reported(msgspec.Struct, frozen=True, omit_defaults=True):
         tier: ``real`` or ``virtual`` (simulated devices say so).
         trust_age_s: age of the newest verified timestamp.
         trust_level: ``fresh``; ``warn`` from one life of a timestamp on, ``alarm`` from three on.
+        disk_free_bytes: what the agent may still write; None = not known.
+        disk_reserve_bytes: of that, what it keeps for itself and the rest of the device.
+        memory_available_bytes: what can be had without swapping; None = not known.
     """
 
     device: str
@@ -202,6 +205,9 @@ class Reported(msgspec.Struct, frozen=True, omit_defaults=True):
     tier: Literal["real", "virtual"] = "real"
     trust_age_s: int = 0
     trust_level: str = "fresh"
+    disk_free_bytes: int | None = None
+    disk_reserve_bytes: int | None = None
+    memory_available_bytes: int | None = None
     v: int = msgspec.field(default_factory=_version)
 
 
@@ -215,6 +221,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
         code: stable reason code.
         detail: one sentence.
         data: plain values.
+        session: start of the agent in which it happened, 0 = not said.
+        uptime_ms: monotonic, since that start: what ``at_ms`` is worth where the clock jumped.
     """
 
     device: str
@@ -229,17 +237,28 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     code: str = ""
     detail: str = ""
     data: dict[str, Any] = {}
+    session: int = 0
+    uptime_ms: int = 0
     v: int = msgspec.field(default_factory=_version)
 
 
 class Telemetry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One sketch window on its way up."""
+    """One sketch window on its way up.
+
+    Attributes:
+        sent_ms: device's clock at the first send; a resent row has the same bytes.
+        window: what was counted.
+        session: start of the agent in which the window (of merged ones, the last) was cut, 0 = not said.
+        uptime_ms: monotonic, since that start, when it was cut.
+    """
 
     device: str
     boot_epoch: str
     seq: int
     sent_ms: int
     window: Window
+    session: int = 0
+    uptime_ms: int = 0
     v: int = msgspec.field(default_factory=_version)
 
 
@@ -271,12 +290,14 @@ class Ack(msgspec.Struct, frozen=True, omit_defaults=True):
         upto_seq: every seq <= this is stored (or was declared dropped).
         missing: seqs <= the highest stored that are not stored: send them again.
         also: seqs > ``upto_seq`` that are stored.
+        commands: how many commands wait at ``GET /v1/device/commands``; said over HTTPS only.
     """
 
     boot_epoch: str
     upto_seq: int
     missing: list[int] = []
     also: list[int] = []
+    commands: int = 0
     v: int = msgspec.field(default_factory=_version)
 
 

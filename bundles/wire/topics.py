@@ -17,6 +17,9 @@ UP_REPORTED = "up/reported"
 UP_EVENT = "up/event"
 UP_TELEMETRY = "up/tel"
 UP_PRESENCE = "up/presence"
+UP_BLOB = "up/blob"
+DOWN_BLOB = "down/blob/"
+"""Followed by the id of the ask; see ``bundles.wire.chunks``."""
 UP_KINDS = (UP_REPORTED, UP_EVENT, UP_TELEMETRY, UP_PRESENCE)
 
 

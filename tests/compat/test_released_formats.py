@@ -20,7 +20,7 @@ from bundles.trust.drafting.release import current_team
 from bundles.trust.fetch import folder_fetch
 from bundles.variants import pick_variant
 from bundles.verify import verify_content, verify_signed
-from bundles.wire import codec
+from bundles.wire import codec, commands
 from bundles.wire.proof import verify_proof
 
 HERE = Path(__file__).parent
@@ -80,6 +80,16 @@ def test_messages_say_what_they_said(released, expected):
     assert msgspec.to_builtins(ack) == expected["ack"]
     batch = codec.decode_batch((released / "messages" / "batch").read_bytes())
     assert {envelope.leaf for envelope in batch} == set(expected["messages"])
+
+
+def test_commands_and_their_results_say_what_they_said(released, expected):
+    messages = released / "messages"
+    command = commands.decode_command((messages / "down-cmd").read_bytes())
+    assert msgspec.structs.asdict(command) == expected["command"]
+    first, *_ = commands.decode_commands((messages / "commands").read_bytes())
+    assert commands.decode_command(first) == command
+    for name, said in expected["command_results"].items():
+        assert msgspec.structs.asdict(commands.decode_result((messages / name).read_bytes())) == said
 
 
 def test_request_proof_is_good(released, expected):

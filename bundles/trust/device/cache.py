@@ -8,11 +8,12 @@ not.
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -21,7 +22,7 @@ from tuf.api.exceptions import DownloadError, RepositoryError
 from tuf.api.metadata import Metadata, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
 from tuf.ngclient import Updater
 
-from bundles.errors import TryAgain
+from bundles.errors import TrustRefused, TryAgain
 from bundles.trust.durable import Write, read_if_there, write_durably, write_quickly
 from bundles.trust.fetch import BASE, MetadataFetch, TufFetcher, folder_fetch
 from bundles.trust.refusals import explain
@@ -34,7 +35,10 @@ _OLD_ROOTS = "root_history"
 
 @dataclass(frozen=True)
 class Repository:
-    """One verified state of a repository, with the TUF client that holds it (a client refreshes only once)."""
+    """One verified state of a repository, with the TUF client that holds it (a client refreshes only once).
+
+    ``is_cached``: it was loaded from the cache alone, and nothing behind it can be asked.
+    """
 
     root: Root
     timestamp: Timestamp
@@ -42,6 +46,7 @@ class Repository:
     targets: Targets
     updater: Updater
     fetcher: TufFetcher
+    is_cached: bool = False
 
     def top(self) -> dict[str, Signed]:
         """Return the four top-level roles by name."""
@@ -130,7 +135,7 @@ class MetadataCache:
         """Run the whole workflow over the cache, as if a repository served it.
 
         Raises:
-            TryAgain: ``METADATA_UNREACHABLE`` where something is missing.
+            TryAgain: ``METADATA_NOT_REFRESHED`` where the last refresh broke off and left parts of two states.
             TrustRefused: as ``load``; the cache may have expired.
         """
         served = folder_fetch(self._kept)
@@ -139,7 +144,8 @@ class MetadataCache:
             role, _ = split_file(name)
             return served("no-newer-root" if role == "root" else f"{role}.json", max_length)
 
-        return self.load(fetch, now)
+        with _broken_off():
+            return replace(self.load(fetch, now), is_cached=True)
 
     def look_up(self, repository: Repository, path: str, now: datetime) -> tuple[TargetFile | None, list[Holder]]:
         """Find ``path`` among the delegations.
@@ -149,10 +155,10 @@ class MetadataCache:
             (or the top-level targets role does, where there is none).
 
         Raises:
-            TryAgain: as ``load``.
+            TryAgain: as ``load``; of a cached repository, as ``load_cached``.
             TrustRefused: as ``load``.
         """
-        with self._guard(repository.fetcher, now):
+        with _broken_off() if repository.is_cached else nullcontext(), self._guard(repository.fetcher, now):
             target = repository.updater.get_targetinfo(path)
         return target, list(self._walk(repository.targets, path))
 
@@ -223,6 +229,25 @@ class MetadataCache:
 
 
 @contextmanager
+def _broken_off() -> Iterator[None]:
+    """Say that only a refresh can tell, where the cache holds parts of two states or lacks a part.
+
+    A refresh that broke off (power, the network) between a role and what it names leaves that behind: no attack, and
+    no state to judge anything by either.
+    """
+    try:
+        yield
+    except (TrustRefused, TryAgain) as error:
+        if error.code not in ("TRUST_MIX", "METADATA_UNREACHABLE"):
+            raise
+        raise TryAgain(
+            "The last refresh of the trust metadata broke off.",
+            code="METADATA_NOT_REFRESHED",
+            remedy="The agent refreshes again by itself once it is connected.",
+        ) from error
+
+
+@contextmanager
 def passing_cache(bootstrap_root: bytes) -> Iterator[MetadataCache]:
     """Lend a cache that is gone afterwards: for one look at a repository, as a new device sees it."""
     with tempfile.TemporaryDirectory() as folder:
@@ -230,9 +255,9 @@ def passing_cache(bootstrap_root: bytes) -> Iterator[MetadataCache]:
 
 
 def store_trouble(folder: Path, error: OSError) -> TryAgain:
-    """Return what to raise when the trust folder cannot be read or written."""
+    """Return what to raise when the trust folder cannot be read or written: ``DISK_FULL`` or ``TRUST_STORE_IO``."""
     return TryAgain(
         f"The trust folder {folder} cannot be used: {error.strerror or error}.",
-        code="TRUST_STORE_IO",
+        code="DISK_FULL" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "TRUST_STORE_IO",
         remedy="Free some space or mend the permissions; it is tried again.",
     )

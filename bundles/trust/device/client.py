@@ -81,7 +81,7 @@ class TrustStore:
 
         Raises:
             AskPerson: ``TRUST_DEMO_KEYS``.
-            TryAgain: ``TRUST_LOCKED``: another process uses the folder; ``TRUST_STORE_IO``.
+            TryAgain: ``TRUST_LOCKED``: another process uses the folder; ``TRUST_STORE_IO``, ``DISK_FULL``.
             TrustRefused: ``TRUST_CACHE_CORRUPT``: the durable floors are lost.
         """
         self._folder, self._device = folder, device
@@ -145,7 +145,7 @@ class TrustStore:
 
         Raises:
             AskPerson: ``TRUST_DEMO_KEYS``.
-            TryAgain: ``METADATA_UNREACHABLE``, ``TRUST_STORE_IO``.
+            TryAgain: ``METADATA_UNREACHABLE``, ``TRUST_STORE_IO``, ``DISK_FULL``.
             TrustRefused: ``TRUST_ROOT_SIG``, ``TRUST_THRESHOLD``, ``TRUST_UNSIGNED_*``, ``TRUST_EXPIRED_*``,
                 ``TRUST_ROLLBACK_*``, ``TRUST_MIX``, ``TRUST_LENGTH``, ``TRUST_SLOW``, ``TRUST_CLOCK``, or
                 ``TRUST_FLOOR``, ``TRUST_REVOKED``, ``TRUST_UNSIGNED_TARGETS`` for a list that cannot be read.
@@ -340,23 +340,9 @@ class TrustStore:
                     code="METADATA_NOT_REFRESHED",
                     remedy="Connect the device to its server once.",
                 )
-            self._repository = self._load_cached(now_ms)
+            self._repository = self._judge(self._cache.load_cached(utc(now_ms)), now_ms)
         checks.check_expiry(self._repository.top(), utc(self.clock_ms(now_ms)))
         return self._repository
-
-    def _load_cached(self, now_ms: int) -> Repository:
-        try:
-            return self._judge(self._cache.load_cached(utc(now_ms)), now_ms)
-        except TrustRefused as error:
-            if error.code != "TRUST_MIX":
-                raise
-            # A refresh that broke off between the timestamp and what it names left the newer timestamp behind: no
-            # attack, and no state to judge anything by either. Only another refresh can tell.
-            raise TryAgain(
-                "The last refresh of the trust metadata broke off.",
-                code="METADATA_NOT_REFRESHED",
-                remedy="The agent refreshes again by itself once it is connected.",
-            ) from error
 
     def _judge(self, repository: Repository, now_ms: int) -> Repository:
         """Hold what TUF accepted against the durable floors and the signed clock, then raise both."""

@@ -19,12 +19,13 @@ from fastapi import FastAPI
 
 from agent.delta import Base, DeltaTry
 from agent.https import DeviceDoor
-from agent.runner.steps import ServerBlobs
+from agent.runner.blobs import ServerBlobs, ServerSource
 from agent.store import LocalFileSystem, Store
 from bundles.digest import sha256_hex
 from bundles.errors import TryAgain
 from bundles.manifest import BundleFile, Manifest, Variant, encode_manifest
 from bundles.wire.messages import Profile
+from control_plane import metrics
 from control_plane.api import problems
 from control_plane.api.device import DeviceDoors, NonceHeader, device_router
 from control_plane.db.engine import Database
@@ -150,7 +151,7 @@ def store(tmp_path):
 def fetch(served, store, content=NEW):
     told: list[Exception] = []
     base = Base(sha256_hex(OLD), lambda: store.open_blob(sha256_hex(OLD)))
-    blobs = ServerBlobs(served.door, random.Random(1))
+    blobs = ServerBlobs(ServerSource(served.door), random.Random(1))
     brought = blobs(store, sha256_hex(content), len(content), lambda: False, DeltaTry(base, told.append))
     assert store.read_blob(sha256_hex(content), len(content)) == content
     return brought, told
@@ -235,6 +236,22 @@ def test_a_disk_that_fails_is_not_remembered_as_not_worth_it(served, monkeypatch
         patched.setattr(served.deltas, "_scratch", Path("/nowhere"))
         assert served.deltas.ask(old, new).result(30) == 0
     assert served.deltas.ask(old, new).result(30) > 0
+
+
+def test_what_deltas_do_is_counted_and_the_rest_of_one_is_not_counted_again(served):
+    names = ("deltas_built_total", "delta_cache_hits_total", "deltas_served_total", "delta_bytes_saved_total")
+
+    def counts() -> list[float]:
+        labels = {"deltas_built_total": {"outcome": "made"}}
+        return [metrics.REGISTRY.get_sample_value(f"wavegate_{name}", labels.get(name)) or 0.0 for name in names]
+
+    before = counts()
+    old, new = served.release(1, OLD), served.release(2, NEW)
+    _, delta = served.get(old, new)
+    assert served.get(old, new) == (200, delta)
+    assert served.get(old, new, 10)[0] == 206
+    saved = 2 * (len(NEW) - len(delta))
+    assert [now - then for now, then in zip(counts(), before, strict=True)] == [1, 2, 2, saved]
 
 
 def test_old_deltas_make_room(served):

@@ -80,6 +80,12 @@ def test_attack_21_unknown_critical_entry():
     refused("BUNDLE_CRITICAL", fields(critical=["encrypted-weights"]))
 
 
+@pytest.mark.parametrize("kind", ["agent", "parameters"])
+def test_reserved_kinds_are_refused(kind):
+    """By every reader: at the build, at the control plane and on the device."""
+    refused("BUNDLE_KIND", fields(kind=kind))
+
+
 def test_too_large_manifest_is_refused_unread():
     refused("BUNDLE_TOO_LARGE", b" " * (256 * 1024 + 1))
 

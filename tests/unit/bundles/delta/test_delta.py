@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from bundles.delta import form, lanes
 from bundles.delta.apply import apply_delta
+from bundles.delta.files import opened
 from bundles.delta.form import PREFIX, SUB_BZ2, Header, Op, Side
-from bundles.delta.make import make_delta, mapped
+from bundles.delta.make import make_delta
 from bundles.digest import canonical_json, sha256_hex
 from bundles.errors import BundleRefused
 
@@ -89,10 +90,11 @@ def test_tensors_that_moved_are_found_although_every_byte_of_them_changed():
 
 def test_a_shift_the_caller_knows_of_is_used():
     rng = np.random.default_rng(9)
-    base = weights(rng, 3 << 20).tobytes()
-    new = base[2 << 20 :] + base[: 2 << 20]  # further away than a search looks
+    weighed = weights(rng, 3 << 20)
+    shaken = moved(rng, weighed, 1.0).tobytes()  # no anchor is left
+    base, new = weighed.tobytes(), shaken[2 << 20 :] + shaken[: 2 << 20]  # further away than a search looks
     assert len(delta(base, new)) > 0.5 * len(new)
-    assert len(delta(base, new, shifts=[2 << 20, -(1 << 20)])) < 0.01 * len(new)
+    assert len(delta(base, new, shifts=[2 << 20, -(1 << 20)])) < 0.16 * len(new)
 
 
 def test_a_delta_over_the_bound_is_not_made_and_not_taken():
@@ -105,7 +107,7 @@ def test_a_delta_over_the_bound_is_not_made_and_not_taken():
     assert caught.value.code == "DELTA_FORM"
 
 
-def test_a_mapped_file_gives_the_same_delta_as_its_bytes(tmp_path):
+def test_a_file_gives_the_same_delta_as_its_bytes(tmp_path):
     rng = np.random.default_rng(11)
     old = weights(rng, 100_001)
     new = moved(rng, old, 0.1)
@@ -113,11 +115,30 @@ def test_a_mapped_file_gives_the_same_delta_as_its_bytes(tmp_path):
     (tmp_path / "new").write_bytes(new.tobytes())
     (tmp_path / "empty").write_bytes(b"")
     sink = io.BytesIO()
-    with mapped(tmp_path / "old") as left, mapped(tmp_path / "new") as right:
+    with opened(tmp_path / "old") as left, opened(tmp_path / "new") as right:
         make_delta(left, right, sink)
     assert sink.getvalue() == delta(old.tobytes(), new.tobytes())
-    with mapped(tmp_path / "empty") as nothing:
-        assert nothing == b""
+    with opened(tmp_path / "empty") as nothing:
+        assert (len(nothing), nothing[0:5]) == (0, b"")
+
+
+def test_a_file_that_shrinks_is_an_error_and_no_shorter_base(tmp_path):
+    path = tmp_path / "base"
+    path.write_bytes(b"x" * 1000)
+    with opened(path) as data:
+        path.write_bytes(b"x" * 10)
+        with pytest.raises(OSError, match="shorter"):
+            data[0:1000]
+
+
+def test_tensors_that_changed_places_are_found_however_far_they_went():
+    rng = np.random.default_rng(13)
+    base = weights(rng, 3 << 20)
+    old, shaken = base.tobytes(), moved(rng, base, 0.1).tobytes()
+    new = shaken[2 << 20 :] + shaken[: 1 << 20] + b"odd" + shaken[1 << 20 : 2 << 20]
+    data = delta(old, new)
+    assert len(data) < 0.12 * len(new)
+    assert applied(data, old, new) == new
 
 
 def test_applying_a_large_delta_needs_little_memory():
