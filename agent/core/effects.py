@@ -6,15 +6,15 @@ Contract of the runner:
   the next effect begins; if it cannot be written, the runner carries out nothing after it, keeps the *old* state and
   offers the same event again later.
 * Every other effect may be carried out twice (a reboot repeats the step at work) and must then end the same way.
-* ``Authorize``, ``Download``, ``Verify``, ``Stage``, ``Activate``, ``Revert`` and ``Serve`` answer with the event named
-  below or with ``EffectFailed``; an answer may come at any later time, and never is the loop blocked for it.
+* ``Authorize``, ``Admit``, ``Download``, ``Verify``, ``Stage``, ``Activate``, ``Revert`` and ``Serve`` answer with the
+  event named below or with ``EffectFailed``; an answer may come at any later time; the loop is never blocked for it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.core.state import Release, SafeMode, UpdaterState
+from agent.core.state import Admittance, Release, SafeMode, UpdaterState
 from bundles.wire.messages import Phase
 
 
@@ -30,6 +30,18 @@ class Authorize:
     """Ask trust whether this device may run the release -> ``Authorized`` | ``Refused``."""
 
     release: Release
+
+
+@dataclass(frozen=True)
+class Admit:
+    """Ask this device whether anything speaks against ``stage`` now -> ``Admitted`` | ``EffectFailed``.
+
+    A window, a lock, battery, network, memory, disk: codes ``CONDITION_*`` and ``DISK_FULL``. Never asked for a way
+    back, nor for the first activation on a device on which nothing answers.
+    """
+
+    release: Release
+    stage: Admittance
 
 
 @dataclass(frozen=True)
@@ -173,6 +185,7 @@ class SetTimer:
 Effect = (
     Journal
     | Authorize
+    | Admit
     | Download
     | Verify
     | Stage

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent.core.health import Judgement
-from agent.core.state import Asked, Release, SafeMode
+from agent.core.state import Admittance, Asked, Release, SafeMode
 
-EffectKind = Literal["authorize", "download", "verify", "stage", "activate", "revert", "serve"]
+EffectKind = Literal["authorize", "admit", "download", "verify", "stage", "activate", "revert", "serve"]
 """Effects that can fail; the others are retried by the runner or carry no news."""
 
 
@@ -25,10 +25,13 @@ class Booted:
     Attributes:
         active: the release that the pointer on disk names, None where there is none; adopted only where the
             journal was lost.
+        factory: the release this device was made with, None where there is none; it takes the place of what the
+            journal says.
     """
 
     at_ms: int
     active: Release | None = None
+    factory: Release | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,34 @@ class Refused:
     code: str
     detail: str = ""
     draw: float = 0.5
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """Nothing on this device speaks against ``stage`` for the release now."""
+
+    at_ms: int
+    sha256: str
+    stage: Admittance
+
+
+@dataclass(frozen=True)
+class ConditionsChanged:
+    """What puts an update off may be gone: look now, and not at the end of the wait."""
+
+    at_ms: int
+
+
+@dataclass(frozen=True)
+class RetryRequested:
+    """A person at the device asked to take up again what was put off, failed, or was denied here.
+
+    Attributes:
+        actor: who, for the report.
+    """
+
+    at_ms: int
+    actor: str
 
 
 @dataclass(frozen=True)
@@ -151,6 +182,7 @@ class EffectFailed:
         retryable: whether the same effect may succeed later (the error is of the ``TryAgain`` family).
         detail: one sentence.
         draw: random number in [0, 1).
+        wait_ms: with a ``CONDITION_*`` code: how long until it is known to pass (a window's opening); 0 = unknown.
     """
 
     at_ms: int
@@ -160,6 +192,7 @@ class EffectFailed:
     retryable: bool
     detail: str = ""
     draw: float = 0.5
+    wait_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -197,6 +230,9 @@ Event = (
     Booted
     | DesiredChanged
     | Authorized
+    | Admitted
+    | ConditionsChanged
+    | RetryRequested
     | Refused
     | Downloaded
     | Verified

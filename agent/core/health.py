@@ -24,6 +24,8 @@ class HealthNumbers:
         latency_p95_ms: 95th percentile of the model's latency, None before the first answer.
         self_tests_ok: golden inputs sent through the live engine since the activation that came back right.
         self_tests_failed: the same, wrong or without an answer.
+        distinct_inputs: different inputs among the last answers (the engine keeps marks of a bounded number of them).
+        distinct_outputs: different answers to them; 0 = not known, or golden inputs showed that they may be the same.
     """
 
     requests: int = 0
@@ -33,6 +35,8 @@ class HealthNumbers:
     latency_p95_ms: float | None = None
     self_tests_ok: int = 0
     self_tests_failed: int = 0
+    distinct_inputs: int = 0
+    distinct_outputs: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,9 @@ class HealthLimits:
         min_all_failed: as few as 3 requests condemn where every one of them failed.
         max_latency_p95_ms: hard cap; 0 = none. From the manifest's ``health_check.max_latency_ms``.
         min_for_latency: 20 requests before a 95th percentile means anything.
+        min_for_constant: different inputs that may not all have the very same answer (design page 04 asks for a guard
+            against constant output and leaves the number open): 20, our choice. On its own it is a suspicion (a
+            camera may see nothing but good parts); the runner counts it only where golden inputs bear it out.
         min_requests: answers that prove health without a self-test.
     """
 
@@ -60,6 +67,7 @@ class HealthLimits:
     min_all_failed: int = 3
     max_latency_p95_ms: float = 0.0
     min_for_latency: int = 20
+    min_for_constant: int = 20
     min_requests: int = 1
 
 
@@ -69,8 +77,8 @@ class Judgement:
 
     Attributes:
         verdict: ``healthy``, ``unhealthy`` or ``unknown``.
-        reason: ``crash``, ``nonfinite``, ``errors``, ``latency``, ``self_test``; ``no_data`` where unknown; empty if
-            healthy.
+        reason: ``crash``, ``nonfinite``, ``errors``, ``latency``, ``constant``, ``self_test``; ``no_data`` where
+            unknown; empty if healthy.
         detail: one sentence with the numbers.
     """
 
@@ -98,6 +106,10 @@ def judge(numbers: HealthNumbers, limits: HealthLimits) -> Judgement:
     all_failed = n >= limits.min_all_failed and numbers.errors >= n
     if all_failed or (n >= limits.min_for_errors and numbers.errors > limits.max_error_ratio * n):
         return Judgement("unhealthy", "errors", f"{numbers.errors} of {n} requests failed.")
+    if numbers.distinct_outputs == 1 and numbers.distinct_inputs >= limits.min_for_constant:
+        return Judgement(
+            "unhealthy", "constant", f"{numbers.distinct_inputs} different inputs had the very same answer."
+        )
     slow = numbers.latency_p95_ms
     if (
         limits.max_latency_p95_ms > 0

@@ -15,16 +15,25 @@ from agent.core.state import MAX_TRIED, Asked, Release, SafeMode, Step, Tried, U
 
 Outcome = tuple[UpdaterState, tuple[fx.Effect, ...]]
 
+LOOP, LOOP_CODE = "loop", "TRANSITION_CAP"
+_TOUCHING = (Step.ACTIVATING, Step.PROBATION, Step.REVERTING)
+"""Steps that touch what answers; ``Policy.max_transitions`` counts them."""
+
 
 def enter(s: UpdaterState, step: Step, at: int, wait_s: float = 0.0) -> UpdaterState:
     """Return ``s`` in ``step`` from ``at`` on; ``wait_s`` = 0 sets no deadline."""
     deadline = at + to_ms(wait_s) if wait_s else 0
-    return replace(s, step=step, since_ms=at, deadline_ms=deadline, tries=0, retry_ms=0)
+    transitions = s.transitions + (step in _TOUCHING)
+    return replace(
+        s, step=step, since_ms=at, deadline_ms=deadline, transitions=transitions, asks="", tries=0, retry_ms=0
+    )
 
 
 def begin(s: UpdaterState, at: int, asked: Asked, policy: Policy, *, deferrals: int = 0) -> Outcome:
-    """Take up an instruction from rest."""
+    """Take up an instruction from rest; one that was begun before keeps the counts that bound its loops."""
     release = asked.release
+    if asked.gen != s.gen:
+        s = replace(s, transitions=0, wrong_content=0)
     s = replace(
         s,
         gen=asked.gen,
@@ -34,7 +43,6 @@ def begin(s: UpdaterState, at: int, asked: Asked, policy: Policy, *, deferrals: 
         pending=None,
         attempts=0,
         recoveries=0,
-        wrong_content=0,
         deferrals=deferrals,
         reason="",
         code="",
@@ -67,8 +75,12 @@ def begin_again(s: UpdaterState, at: int, policy: Policy) -> Outcome:
     return begin(s, at, asked, policy, deferrals=s.deferrals)
 
 
-def activate(s: UpdaterState, at: int, *first: fx.Effect) -> Outcome:
-    """Begin one more activation of the target; what it costs is counted before it starts."""
+def activate(s: UpdaterState, at: int, policy: Policy, *first: fx.Effect) -> Outcome:
+    """Begin one more activation of the target, unless there were too many; its cost is counted before it starts."""
+    if s.transitions >= policy.max_transitions:
+        s = remember(s, LOOP, policy.max_attempts)
+        s, effects = fail(s, at, LOOP, LOOP_CODE, loop_detail(s))
+        return s, (*first, *effects)
     s = enter(replace(s, attempts=s.attempts + 1), Step.ACTIVATING, at, s.profile.activate_s)
     return s, (*first, report(s), fx.Activate(target_of(s)))
 
@@ -87,8 +99,9 @@ def commit(s: UpdaterState, at: int) -> Outcome:
         tried=tuple(t for t in s.tried if t.sha256 != new.sha256),
         attempts=0,
         recoveries=0,
+        wrong_content=0,
         deferrals=0,
-        serves_previous=False,
+        stand_in="",
     )
     s, told = leave_safe_mode(s)
     s = enter(s, Step.CONFIRMED, at)
@@ -97,10 +110,22 @@ def commit(s: UpdaterState, at: int) -> Outcome:
 
 
 def revert(s: UpdaterState, at: int, to: Release | None, landing: Step, reason: str, code: str, detail: str) -> Outcome:
-    """Go back to ``to``, or to what may still run; rest in ``landing`` once it answers, unless something is pending."""
-    to = permitted(s, to)
+    """Go back to ``to``, or to what may still run; rest in ``landing`` once it answers, unless something is pending.
+
+    None means that nothing is to answer, where ``landing`` is ``IDLE`` (it was asked for); otherwise it means that
+    nothing is known to return to, and the factory release is taken where there is one.
+    """
     s = replace(s, revert_to=to, landing=landing, reason=reason, code=code, detail=detail)
-    s = enter(s, Step.REVERTING, at, s.profile.activate_s)
+    return go_back(s, at)
+
+
+def go_back(s: UpdaterState, at: int) -> Outcome:
+    """Go to ``revert_to``, or where that is unknown or forbidden to what this device has instead, as known now."""
+    to = s.revert_to
+    if to is None and s.landing is not Step.IDLE:
+        to = s.before_committed
+    to = permitted(s, to)
+    s = enter(replace(s, revert_to=to), Step.REVERTING, at, s.profile.activate_s)
     return s, (fx.Revert(to, mode_of(s, to)),)
 
 
@@ -110,7 +135,7 @@ def permitted(s: UpdaterState, to: Release | None) -> Release | None:
     What is forbidden and has no stand-in is still the one to return to: its bundle says what is done then.
     """
     if s.is_revoked(to):
-        return next((r for r in (s.committed, s.previous) if r and not s.is_revoked(r)), s.committed or to)
+        return next((r for r in s.ways_back if not s.is_revoked(r)), s.committed or to)
     return to
 
 
@@ -144,6 +169,10 @@ def landed(s: UpdaterState, at: int, policy: Policy) -> Outcome:
     if pending:
         s, effects = begin(s, at, pending, policy)
         return s, (fx.CollectGarbage(s.retained), *effects, *told)
+    if landing is Step.DEFERRED and s.transitions >= policy.max_transitions:
+        s = remember(s, LOOP, policy.max_attempts)
+        s = replace(s, reason=LOOP, code=LOOP_CODE, detail=loop_detail(s))
+        landing = Step.ROLLED_BACK
     if landing is Step.DEFERRED:
         s, effects = defer(s, at, s.reason, s.code, s.detail, draw=1.0)
         return s, (*effects, *told)
@@ -179,9 +208,9 @@ def give_up(s: UpdaterState, at: int, reason: str, code: str, detail: str, polic
         s = enter(remember(s, reason, policy.max_attempts), Step.ROLLED_BACK, at)
         s = replace(s, reason=reason, code=code, detail=detail)
         return s, (cancel, fx.CollectGarbage(s.retained), report(s))
-    if s.step.is_rest and s.committed and s.previous:
+    if s.step.is_rest and s.committed and s.before_committed:
         s = remember(replace(s, target=s.committed), reason, policy.max_attempts)
-        return revert(s, at, s.previous, Step.ROLLED_BACK, reason, code, detail)
+        return revert(s, at, s.before_committed, Step.ROLLED_BACK, reason, code, detail)
     return s, ()
 
 
@@ -191,6 +220,11 @@ def remember(s: UpdaterState, reason: str, attempts: int) -> UpdaterState:
     others = tuple(t for t in s.tried if t.sha256 != target.sha256)
     mine = Tried(target.sha256, attempts, s.gen, s.rollout, reason)
     return replace(s, tried=(*others, mine)[-MAX_TRIED:])
+
+
+def loop_detail(s: UpdaterState) -> str:
+    """Return what is said where the last bound of loops is reached."""
+    return f"What answers was touched {s.transitions} times for this instruction, and it never came to rest."
 
 
 def report(s: UpdaterState) -> fx.Report:

@@ -7,12 +7,21 @@ itself and is not held against the release. The error code travels beside the re
 
 from __future__ import annotations
 
-ENVIRONMENT = frozenset({"offline", "disk", "transport", "timeout_download", "no_variant", "user", "power"})
-"""Deferred, never failed."""
+CONDITIONS = frozenset({"window", "lock", "battery", "metered", "memory", "budget"})
+"""What an owner or an application set, or the device lacks for now: looked at again every ``policy.LOOK_AGAIN_S``."""
+ENVIRONMENT = CONDITIONS | {"offline", "disk", "transport", "timeout_download", "no_variant", "user", "power"}
+"""Deferred, never failed; none counts as an attempt."""
 
 _EXACT: dict[str, str] = {
     "DISK_FULL": "disk",
+    "DISK_HELD_BY_PREVIOUS": "disk",
     "NO_VARIANT": "no_variant",
+    "CONDITION_WINDOW": "window",
+    "CONDITION_LOCK": "lock",
+    "CONDITION_BATTERY": "battery",
+    "CONDITION_METERED": "metered",
+    "CONDITION_MEMORY": "memory",
+    "CONDITION_BUDGET": "budget",
     "BUNDLE_DIGEST": "verify",
     "STORE_CORRUPT": "verify",
     "STORE_MISSING": "verify",
@@ -38,6 +47,10 @@ _PREFIX: tuple[tuple[str, str], ...] = (
 )
 WRONG_CONTENT = frozenset({"DOWNLOAD_DIGEST", "DOWNLOAD_LENGTH", "STORE_CORRUPT", "STORE_MISSING", "BUNDLE_DIGEST"})
 """The bytes that arrived are not the ones promised. Tried again a few times only: each try may cost a whole file."""
+IN_VAIN = "DOWNLOAD_IN_VAIN"
+"""A file was fetched again and again, and none of it could be kept: it rests (``agent.download.losses``)."""
+DISK_HELD = "DISK_HELD_BY_PREVIOUS"
+"""There would be room without the release kept to return to, and the new one's bundle allows that (``swap: cold``)."""
 STORE_DAMAGE = frozenset({"STORE_CORRUPT", "STORE_MISSING"})
 """What was on this disk is damaged or gone; the release itself is not to blame."""
 _PASSING_PREFIXES = ("TRUST_EXPIRED", "TRUST_SLOW", "TRUST_CACHE_CORRUPT", "TRUST_CLOCK")

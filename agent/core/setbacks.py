@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from agent.core import effects as fx
 from agent.core import events as ev
+from agent.core.admission import ask, look_again, put_off
 from agent.core.moves import (
     Outcome,
     begin,
@@ -16,6 +17,7 @@ from agent.core.moves import (
     defer,
     enter,
     fail,
+    go_back,
     mode_of,
     next_judgement_ms,
     permitted,
@@ -25,9 +27,9 @@ from agent.core.moves import (
     target_of,
     to_ms,
 )
-from agent.core.policy import MAX_EFFECT_TRIES, MAX_WRONG_CONTENT, RETRY, Policy
-from agent.core.reasons import ENVIRONMENT, STORE_DAMAGE, WRONG_CONTENT, reason_of
-from agent.core.state import Asked, Step, UpdaterState
+from agent.core.policy import MAX_EFFECT_TRIES, MAX_WRONG_CONTENT, RETRY, SERVE_AGAIN_S, Policy
+from agent.core.reasons import CONDITIONS, DISK_HELD, ENVIRONMENT, IN_VAIN, STORE_DAMAGE, WRONG_CONTENT, reason_of
+from agent.core.state import Asked, Release, Step, UpdaterState
 
 _WORK: dict[Step, ev.EffectKind] = {
     Step.AUTHORIZING: "authorize",
@@ -44,16 +46,24 @@ def effect_failed(s: UpdaterState, event: ev.EffectFailed, policy: Policy) -> Ou
     """Return what follows from an effect that could not be carried out."""
     if event.effect == "serve":
         return _serve_failed(s, event, policy)
+    target = s.target.sha256 if s.target else ""
+    is_at_it = s.asks if event.effect == "admit" else (s.step is Step.DOWNLOADING and event.effect == "download")
+    if event.code == DISK_HELD and s.previous and is_at_it and event.sha256 == target:
+        return _make_room(s)
+    if event.effect == "admit":
+        return _admit_failed(s, event) if s.asks and event.sha256 == target else (s, ())
     if s.retry_ms:
         return s, ()  # told twice: the next try is waiting already
-    target = s.target.sha256 if s.target else ""
-    if _WORK.get(s.step) == event.effect and event.sha256 == target:
+    if _WORK.get(s.step) == event.effect and not s.asks and event.sha256 == target:
+        if reason_of(event.code) in CONDITIONS:
+            return put_off(s, event, "download" if s.step is Step.DOWNLOADING else "activate")
         return failed_try(s, event.at_ms, event.code, event.detail, event.retryable, event.draw)
     if s.step is Step.ACTIVATING and event.effect == "activate" and event.sha256 == target:
         return _activate_failed(s, event, policy)
     returning_to = s.revert_to.sha256 if s.revert_to else ""
     if s.step is Step.REVERTING and event.effect == "revert" and event.sha256 == returning_to:
-        return _revert_failed(s, event.at_ms, event.code, event.detail, event.retryable, event.draw, policy)
+        may_pass = event.retryable and event.code not in STORE_DAMAGE  # nothing answers while it is tried again
+        return _revert_failed(s, event.at_ms, event.code, event.detail, may_pass, event.draw, policy)
     return s, ()
 
 
@@ -68,12 +78,28 @@ def failed_try(s: UpdaterState, at: int, code: str, detail: str, retryable: bool
             # The store has removed what was damaged; only that is fetched again.
             s = enter(s, Step.DOWNLOADING, at, s.profile.download_s)
             return s, (fx.Download(target_of(s)),)
-    if reason == "disk":
+    if reason == "disk" or code == IN_VAIN:
         return defer(s, at, reason, code, detail, draw)
     if retryable:
         tries = s.tries + 1
         return replace(s, tries=tries, retry_ms=at + to_ms(RETRY.delay_s(tries, draw))), ()
     return fail(s, at, reason, code, detail)
+
+
+def _make_room(s: UpdaterState) -> Outcome:
+    """Give up the release kept to return to, so that the new one fits; the committed one and the factory's stay."""
+    s = replace(s, previous=None)
+    again = fx.Admit(target_of(s), s.asks) if s.asks else fx.Download(target_of(s))
+    return s, (fx.CollectGarbage(s.retained), again)
+
+
+def _admit_failed(s: UpdaterState, event: ev.EffectFailed) -> Outcome:
+    assert s.asks
+    if reason_of(event.code) in CONDITIONS | {"disk"}:
+        return put_off(s, event, s.asks)
+    if s.step is Step.DEFERRED or s.retry_ms:
+        return s, ()  # looked at again anyway; whatever was wrong with the asking
+    return failed_try(s, event.at_ms, event.code, event.detail, event.retryable, event.draw)
 
 
 def trial_failed(s: UpdaterState, event: ev.TrialFailed) -> Outcome:
@@ -102,25 +128,27 @@ def _revert_failed(
     tries = s.tries + 1
     if retryable and tries < MAX_EFFECT_TRIES:
         return replace(s, tries=tries, retry_ms=at + to_ms(RETRY.delay_s(tries, draw))), ()
-    if s.previous and s.revert_to == s.committed and s.previous != s.revert_to:
-        return revert(s, at, s.previous, s.landing, s.reason, s.code, s.detail)
+    older = _older_than(s, s.revert_to.sha256) if s.revert_to else None
+    if older:
+        return revert(s, at, older, s.landing, s.reason, s.code, s.detail)
     s = replace(s, revert_to=None, landing=Step.ROLLED_BACK)
     if s.pending:
         return begin(s, at, s.pending, policy)
     s = enter(replace(s, reason=reason_of(code), code=code, detail=detail), Step.FAILED, at)
-    return s, (report(s),)
+    return _serving_again(s, at), (report(s),)
 
 
 def _serve_failed(s: UpdaterState, event: ev.EffectFailed, policy: Policy) -> Outcome:
     """The committed release does not answer after a start."""
     at, committed = event.at_ms, s.committed
-    if committed is None or committed.sha256 != event.sha256 or not (s.step.is_rest or s.step.is_before_activation):
+    if committed is None or not (s.step.is_rest or s.step.is_before_activation):
         return s, ()
+    if event.sha256 != (s.stand_in or committed.sha256):
+        return s, ()  # told twice
     if not s.step.is_rest:
         # The update at work may be the cure; until then the release before answers.
-        if s.previous is None or s.serves_previous:
-            return s, ()
-        return replace(s, serves_previous=True), (fx.Serve(s.previous),)
+        older = _older_than(s, event.sha256)
+        return (replace(s, stand_in=older.sha256), (fx.Serve(older),)) if older else (s, ())
     if s.retry_ms:
         return s, ()
     tries, reason = s.tries + 1, reason_of(event.code)
@@ -131,16 +159,28 @@ def _serve_failed(s: UpdaterState, event: ev.EffectFailed, policy: Policy) -> Ou
         # The disk is to blame: fetch the same release anew, with the one before answering meanwhile.
         anew = Asked(s.gen, committed, s.rollout, s.profile)
         s, effects = revert(
-            replace(s, pending=anew), at, s.previous, Step.ROLLED_BACK, "verify", event.code, event.detail
+            replace(s, pending=anew), at, s.before_committed, Step.ROLLED_BACK, "verify", event.code, event.detail
         )
         return s, (fx.Discard(committed), *effects)
-    if s.previous:
+    if s.before_committed:
         s = remember(replace(s, target=committed), reason, policy.max_attempts)
-        return revert(s, at, s.previous, Step.ROLLED_BACK, reason, event.code, event.detail)
+        return revert(s, at, s.before_committed, Step.ROLLED_BACK, reason, event.code, event.detail)
     if s.step is Step.FAILED and s.code == event.code and s.target == committed:
-        return s, ()
+        return _serving_again(s, at), ()
     s = enter(replace(s, target=committed, reason=reason, code=event.code, detail=event.detail), Step.FAILED, at)
-    return s, (report(s),)
+    return _serving_again(s, at), (report(s),)
+
+
+def _serving_again(s: UpdaterState, at: int) -> UpdaterState:
+    """Look again later, where there is something to serve: what kept it from answering (memory, a disk) may pass."""
+    return replace(s, retry_ms=at + to_ms(SERVE_AGAIN_S)) if s.committed else s
+
+
+def _older_than(s: UpdaterState, sha256: str) -> Release | None:
+    """Return the next way back behind a release that does not answer; None = there is none."""
+    digests = [release.sha256 for release in s.ways_back]
+    behind = s.ways_back[digests.index(sha256) + 1 :] if sha256 in digests else ()
+    return next((release for release in behind if not s.is_revoked(release)), None)
 
 
 # --- time passed -------------------------------------------------------------------------------------------------
@@ -156,13 +196,15 @@ def ticked(s: UpdaterState, at: int, policy: Policy) -> Outcome:
         case Step.PROBATION:
             return replace(s, retry_ms=next_judgement_ms(s, at)), (fx.Judge(target_of(s).sha256),)
         case Step.DEFERRED:
-            return begin_again(s, at, policy)
+            return look_again(s, at) if s.asks else begin_again(s, at, policy)
         case Step.ACTIVATING:
             return replace(s, attempts=s.attempts + 1, retry_ms=0), (fx.Activate(target_of(s)),)
     return replace(s, retry_ms=0), _work_of(s)
 
 
 def _work_of(s: UpdaterState) -> tuple[fx.Effect, ...]:
+    if s.asks:
+        return (fx.Admit(target_of(s), s.asks),)
     match s.step:
         case Step.AUTHORIZING:
             return (fx.Authorize(target_of(s)),)
@@ -178,6 +220,8 @@ def _work_of(s: UpdaterState) -> tuple[fx.Effect, ...]:
 
 
 def _overdue(s: UpdaterState, at: int, policy: Policy) -> Outcome:
+    if s.asks:
+        return ask(s, at, s.asks)  # an answer that never came is not the release's fault
     cancel = (fx.Cancel(s.target.sha256),) if s.target else ()
     match s.step:
         case Step.AUTHORIZING:
@@ -218,8 +262,12 @@ def booted(s: UpdaterState, event: ev.Booted, policy: Policy) -> Outcome:
     """
     at = event.at_ms
     s = s.durable()
-    if s == UpdaterState(s.model) and event.active:
-        s = replace(s, committed=event.active, target=event.active, step=Step.CONFIRMED, since_ms=at)
+    found = event.active or event.factory
+    if s == UpdaterState(s.model) and found:
+        s = replace(s, committed=found, target=found, step=Step.CONFIRMED, since_ms=at)
+    s = replace(s, factory=event.factory)
+    if s.committed is None and s.target and s.step is not Step.REVERTING:
+        s = replace(s, committed=s.factory)  # something is asked to run, and until it does the factory release answers
     answering = permitted(s, s.committed)  # forbidden while another was on its way: not even until that one answers
     serve = (fx.Serve(answering, mode_of(s, answering)),) if answering else ()
     if s.step.is_rest:
@@ -228,6 +276,9 @@ def booted(s: UpdaterState, event: ev.Booted, policy: Policy) -> Outcome:
     if s.step is Step.DEFERRED:
         if s.reason == "offline":
             return s, serve
+        if s.asks:
+            s, effects = look_again(s, at)
+            return s, (*serve, *effects)
         s, effects = begin_again(s, at, policy)
         return s, (*serve, *effects)
     s = replace(s, recoveries=s.recoveries + 1)
@@ -236,8 +287,7 @@ def booted(s: UpdaterState, event: ev.Booted, policy: Policy) -> Outcome:
     if s.step is Step.REVERTING:
         if is_looping:
             return _revert_failed(s, at, "REBOOT_LOOP", detail, False, 0.0, policy)
-        s = enter(s, Step.REVERTING, at, s.profile.activate_s)
-        return s, (fx.Revert(s.revert_to, mode_of(s, s.revert_to)),)
+        return go_back(s, at)  # the factory release may have come, or gone, since
     if s.step.is_before_activation:
         if is_looping:
             s = remember(s, "reboot_loop", policy.max_attempts)

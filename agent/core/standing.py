@@ -1,8 +1,8 @@
 """What the updater does about releases that trust forbids. Revocation is not a kill switch (trust design).
 
 * What does not run is dropped at once: an update on its way ends, and a previous release is none to return to.
-* A forbidden committed release is left for the previous one, which passed its probation here; an update on its way is
-  taken up again behind that.
+* A forbidden committed release is left for the previous one, which passed its probation here, or for the factory
+  release; an update on its way is taken up again behind that.
 * Where nothing else may run, the committed release's bundle says what happens: ``keep_with_alarm`` (it goes on
   answering), ``constant`` or ``stop`` (requests are refused with a code of their own). The control plane is told.
 * What is no longer forbidden (its revocation key was rotated away) is served again.
@@ -69,7 +69,7 @@ def _stand(s: UpdaterState, at: int, policy: Policy) -> Outcome:
         was_withheld = s.safe_mode != ""
         s, told = leave_safe_mode(s)
         return s, (fx.Serve(committed), *told) if was_withheld else ()
-    if s.previous is None:
+    if s.before_committed is None:
         before = s.safe_mode
         s, told = enter_safe_mode(s, committed)
         return s, (fx.Serve(committed, s.safe_mode), *told) if s.safe_mode != before else ()
@@ -78,7 +78,7 @@ def _stand(s: UpdaterState, at: int, policy: Policy) -> Outcome:
         cancel = (fx.Cancel(s.target.sha256),)
         s = replace(s, pending=Asked(s.gen, s.target, s.rollout, s.profile))
     s = remember(replace(s, target=committed), REASON, policy.max_attempts)
-    s, effects = revert(s, at, s.previous, Step.ROLLED_BACK, REASON, CODE, _detail(committed))
+    s, effects = revert(s, at, s.before_committed, Step.ROLLED_BACK, REASON, CODE, _detail(committed))
     return s, (*cancel, *effects)
 
 

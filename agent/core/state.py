@@ -14,6 +14,8 @@ from bundles.wire.messages import DesiredModel, Phase, Profile
 
 MAX_TRIED = 8
 """Digests whose activation attempts are remembered; the oldest is forgotten first."""
+MAX_HISTORY = 20
+"""Steps remembered for the person who looks at the device; the oldest is forgotten first."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,29 @@ class Tried:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Passage:
+    """One step that was entered, for people; nothing is decided by it.
+
+    Attributes:
+        at_ms: when.
+        step: which.
+        sha256: the release it was about; empty if none.
+        reason: why, where it failed, was deferred or rolled back.
+        code: the error code behind the reason.
+    """
+
+    at_ms: int
+    step: str
+    sha256: str = ""
+    reason: str = ""
+    code: str = ""
+
+
+Admittance = Literal["download", "activate"]
+"""What conditions are asked for: bytes over the network; a change of what answers."""
+
+
 class Step(StrEnum):
     """Where the updater stands; finer than the wire's phases. Values are journalled and never change meaning."""
 
@@ -145,6 +170,7 @@ class UpdaterState:
         target: the release of that generation; None where it asks for nothing to run.
         committed: the last release committed on this device: what a crash or a failure returns to.
         previous: the release committed before it (previous-good); its slot is kept.
+        factory: the release this device was made with, as its disk tells at each start: the last one to return to.
         revert_to: while reverting: what to return to; None = nothing is to answer.
         landing: while reverting: the step to rest in afterwards.
         pending: while reverting: the instruction to take up afterwards.
@@ -152,6 +178,9 @@ class UpdaterState:
         recoveries: starts of the agent while ``target`` was at work; bounds update loops after power cuts.
         deferrals: times ``target`` was put off; spaces out the next tries.
         wrong_content: times the bytes that arrived, or lay on disk, were not those promised.
+        transitions: times this instruction touched what answers (``Policy.max_transitions``).
+        asks: the stage that conditions are being asked for; while deferred: the stage they put off.
+        history: the last steps, oldest first.
         tried: earlier digests whose attempts still count.
         floor: release-counter floor this model has earned.
         since_ms: when the step began.
@@ -164,7 +193,7 @@ class UpdaterState:
         verdict: last judgement in probation.
         verdict_ms: when it was made.
         has_contact: whether the control plane was heard since the activation.
-        serves_previous: during an update: the committed release did not answer, the one before was asked to.
+        stand_in: during an update: the release asked to answer because the committed one does not; empty = none.
         revoked: digests named here that trust forbids, as last told: nothing is ever started from or returned to
             them while there is another.
         declared: the safe mode that the committed bundle declares, as last told.
@@ -179,6 +208,7 @@ class UpdaterState:
     target: Release | None = None
     committed: Release | None = None
     previous: Release | None = None
+    factory: Release | None = None
     revert_to: Release | None = None
     landing: Step = Step.ROLLED_BACK
     pending: Asked | None = None
@@ -186,6 +216,9 @@ class UpdaterState:
     recoveries: int = 0
     deferrals: int = 0
     wrong_content: int = 0
+    transitions: int = 0
+    asks: Admittance | Literal[""] = ""
+    history: tuple[Passage, ...] = ()
     tried: tuple[Tried, ...] = ()
     floor: int = 0
     since_ms: int = 0
@@ -198,7 +231,7 @@ class UpdaterState:
     verdict: Verdict = "unknown"
     verdict_ms: int = 0
     has_contact: bool = False
-    serves_previous: bool = False
+    stand_in: str = ""
     revoked: tuple[str, ...] = ()
     declared: SafeMode = "keep_with_alarm"
     safe_mode: SafeMode = ""
@@ -222,7 +255,23 @@ class UpdaterState:
     def named(self) -> tuple[Release, ...]:
         """Every release this state names, whatever for; some may be named twice."""
         waiting = self.pending.release if self.pending else None
-        return tuple(r for r in (self.committed, self.previous, self.target, self.revert_to, waiting) if r)
+        releases = (self.committed, self.previous, self.factory, self.target, self.revert_to, waiting)
+        return tuple(r for r in releases if r)
+
+    @property
+    def ways_back(self) -> tuple[Release, ...]:
+        """What this device may return to, best first: committed, previous, factory; each once."""
+        ways: dict[str, Release] = {}
+        for release in (self.committed, self.previous, self.factory):
+            if release:
+                ways.setdefault(release.sha256, release)
+        return tuple(ways.values())
+
+    @property
+    def before_committed(self) -> Release | None:
+        """The release that takes over where the committed one is given up: previous, else factory; None = neither."""
+        committed = self.committed.sha256 if self.committed else ""
+        return next((r for r in self.ways_back if r.sha256 != committed and not self.is_revoked(r)), None)
 
     def is_revoked(self, release: Release | None) -> bool:
         """Whether trust forbids ``release``, as last told."""
@@ -233,7 +282,7 @@ class UpdaterState:
         """Bundle digests whose slots and blobs must not be collected."""
         waiting = self.pending.release if self.pending else None
         at_work = None if self.step in (Step.FAILED, Step.ROLLED_BACK) else self.target
-        releases = (at_work, self.committed, self.previous, self.revert_to, waiting)
+        releases = (at_work, self.committed, self.previous, self.factory, self.revert_to, waiting)
         return frozenset(release.sha256 for release in releases if release)
 
     @property
@@ -243,6 +292,4 @@ class UpdaterState:
 
     def durable(self) -> UpdaterState:
         """Return the state without what a start of the agent forgets anyway; equal results need no journal entry."""
-        return replace(
-            self, tries=0, retry_ms=0, verdict="unknown", verdict_ms=0, has_contact=False, serves_previous=False
-        )
+        return replace(self, tries=0, retry_ms=0, verdict="unknown", verdict_ms=0, has_contact=False, stand_in="")

@@ -13,7 +13,11 @@ Rules it keeps, whatever order events come in:
 * **Unknown is never success.** Commit needs a healthy judgement made after ``probation_s``, and contact with the
   control plane since the activation (unless the policy declares ``commit_offline``). A release that was healthy but
   had no contact is taken back and deferred, not blamed.
-* **Environment is not failure.** Transport, disk and power put an update off and it is tried again by itself.
+* **The last bound.** One instruction touches what answers at most ``max_transitions`` times, whatever the reasons;
+  then it fails with the reason ``loop``, and the digest is denied here. A way back is never refused for that.
+* **Environment is not failure.** Transport, disk, power, a window or a lock (``admission``) put an update off; it is
+  tried again by itself and nothing of it is counted against the release.
+* **Something always answers.** Every way back goes to the first of committed, previous and factory release that works.
 * **The floor rises only at commit**, to the counter of the release committed before, and never above the one that runs.
 * **Revocation is no kill switch** (``standing``): what is forbidden is never started or returned to while there is
   another release; the last one left goes into the safe mode that its bundle declares.
@@ -27,6 +31,7 @@ from typing import assert_never
 
 from agent.core import effects as fx
 from agent.core import events as ev
+from agent.core.admission import admitted, ask, conditions_changed, retry_requested
 from agent.core.moves import (
     Outcome,
     activate,
@@ -46,7 +51,7 @@ from agent.core.policy import DEFAULT_POLICY, Policy
 from agent.core.reasons import is_passing_refusal
 from agent.core.setbacks import booted, effect_failed, failed_try, ticked, trial_failed
 from agent.core.standing import standing_seen
-from agent.core.state import Step, UpdaterState
+from agent.core.state import MAX_HISTORY, Passage, Step, UpdaterState
 
 
 def update(state: UpdaterState, event: ev.Event, policy: Policy = DEFAULT_POLICY) -> Outcome:
@@ -62,6 +67,8 @@ def update(state: UpdaterState, event: ev.Event, policy: Policy = DEFAULT_POLICY
         is one) is durable.
     """
     new, effects = _next(state, event, policy)
+    if (new.step, new.gen, new.reason) != (state.step, state.gen, state.reason):
+        new = replace(new, history=(*new.history, _passage(new, event.at_ms))[-MAX_HISTORY:])
     if new.durable() != state.durable():
         effects = (fx.Journal(new), *effects)
     if new.due_ms and (new.due_ms != state.due_ms or isinstance(event, ev.Booted)):
@@ -76,7 +83,13 @@ def _next(s: UpdaterState, event: ev.Event, policy: Policy) -> Outcome:
         case ev.DesiredChanged():
             return _desired(s, event, policy)
         case ev.Authorized() if _waits(s, Step.AUTHORIZING, event.sha256):
-            return _authorized(s, event.at_ms)
+            return _authorized(s, event.at_ms, policy)
+        case ev.Admitted():
+            return admitted(s, event, policy)
+        case ev.ConditionsChanged():
+            return conditions_changed(s, event.at_ms)
+        case ev.RetryRequested():
+            return retry_requested(s, event, policy)
         case ev.Refused() if _waits(s, Step.AUTHORIZING, event.sha256):
             passing = is_passing_refusal(event.code)
             return failed_try(s, event.at_ms, event.code, event.detail, passing, event.draw)
@@ -88,7 +101,10 @@ def _next(s: UpdaterState, event: ev.Event, policy: Policy) -> Outcome:
             s = enter(s, Step.STAGING, event.at_ms, s.profile.activate_s)
             return s, (report(s), fx.Stage(target_of(s)))
         case ev.Staged() if _waits(s, Step.STAGING, event.sha256):
-            return activate(s, event.at_ms, fx.Report("staged", event.sha256))
+            told = fx.Report("staged", event.sha256)
+            if s.committed is None:  # nothing answers: nobody is disturbed, and every minute counts
+                return activate(s, event.at_ms, policy, told)
+            return ask(s, event.at_ms, "activate", told)
         case ev.TrialFailed() if _waits(s, Step.STAGING, event.sha256):
             return trial_failed(s, event)
         case ev.Activated():
@@ -134,12 +150,10 @@ def _desired(s: UpdaterState, event: ev.DesiredChanged, policy: Policy) -> Outco
     return s, (*cancel, *effects)
 
 
-def _authorized(s: UpdaterState, at: int) -> Outcome:
-    target = target_of(s)
-    if s.previous and target.sha256 == s.previous.sha256:
-        return activate(s, at)
-    s = enter(s, Step.DOWNLOADING, at, s.profile.download_s)
-    return s, (report(s), fx.Download(target))
+def _authorized(s: UpdaterState, at: int, policy: Policy) -> Outcome:
+    if s.previous and target_of(s).sha256 == s.previous.sha256:
+        return activate(s, at, policy)  # a way back: whatever the conditions
+    return ask(s, at, "download")
 
 
 def _activated(s: UpdaterState, event: ev.Activated, policy: Policy) -> Outcome:
@@ -165,7 +179,7 @@ def _health(s: UpdaterState, event: ev.HealthSeen, policy: Policy) -> Outcome:
         return _try_commit(replace(s, verdict=judgement.verdict, verdict_ms=event.at_ms), event.at_ms, policy)
     committed = s.committed
     is_crashing = judgement.verdict == "unhealthy" and judgement.reason == "crash"
-    if s.step.is_rest and is_crashing and committed and s.previous and event.sha256 == committed.sha256:
+    if s.step.is_rest and is_crashing and committed and event.sha256 == committed.sha256:
         return give_up(s, event.at_ms, "health", judgement.reason, judgement.detail, policy)
     return s, ()
 
@@ -184,4 +198,8 @@ def _try_commit(s: UpdaterState, at: int, policy: Policy) -> Outcome:
 
 
 def _waits(s: UpdaterState, step: Step, sha256: str) -> bool:
-    return s.step is step and s.target is not None and s.target.sha256 == sha256
+    return s.step is step and not s.asks and s.target is not None and s.target.sha256 == sha256
+
+
+def _passage(s: UpdaterState, at: int) -> Passage:
+    return Passage(at, s.step.value, s.target.sha256 if s.target else "", s.reason, s.code)

@@ -24,6 +24,10 @@ LIMITS = HealthLimits(max_latency_p95_ms=50.0)
         (HealthNumbers(requests=20, latency_p95_ms=50.0), "healthy", ""),
         (HealthNumbers(requests=20, latency_p95_ms=50.1), "unhealthy", "latency"),
         (HealthNumbers(requests=19, latency_p95_ms=500.0), "healthy", ""),
+        (HealthNumbers(requests=64, distinct_inputs=20, distinct_outputs=1), "unhealthy", "constant"),
+        (HealthNumbers(requests=64, distinct_inputs=20, distinct_outputs=2), "healthy", ""),
+        (HealthNumbers(requests=64, distinct_inputs=19, distinct_outputs=1), "healthy", ""),
+        (HealthNumbers(requests=64, distinct_inputs=64, distinct_outputs=0), "healthy", ""),
     ],
 )
 def test_verdict_and_reason(numbers, verdict, reason):

@@ -18,10 +18,12 @@ RUNNING_A = UpdaterState("t/m", Step.CONFIRMED, gen=1, profile=PROFILE, target=A
 RUNNING_B = replace(RUNNING_A, gen=2, target=B, committed=B, previous=A, floor=1)
 WAY = [
     (ev.DesiredChanged(1_000, Asked(2, B, "r1", PROFILE)), "authorize"),
-    (ev.Authorized(2_000, B.sha256), "download"),
+    (ev.Authorized(2_000, B.sha256), "admit"),
+    (ev.Admitted(2_000, B.sha256, "download"), "download"),
     (ev.Downloaded(3_000, B.sha256, "2.0.0", "v1"), "verify"),
     (ev.Verified(4_000, B.sha256), "stage"),
-    (ev.Staged(5_000, B.sha256), "activate"),
+    (ev.Staged(5_000, B.sha256), "admit"),
+    (ev.Admitted(5_000, B.sha256, "activate"), "activate"),
     (ev.Activated(6_000, B.sha256), ""),
 ]
 

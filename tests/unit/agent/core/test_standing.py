@@ -18,9 +18,11 @@ PAIR = replace(ALONE, gen=2, target=B, committed=B, previous=A, floor=1)
 WAY = [
     ev.DesiredChanged(1_000, Asked(3, C, "r1", PROFILE)),
     ev.Authorized(2_000, C.sha256),
+    ev.Admitted(2_000, C.sha256, "download"),
     ev.Downloaded(3_000, C.sha256, "3.0.0", "v1"),
     ev.Verified(4_000, C.sha256),
     ev.Staged(5_000, C.sha256),
+    ev.Admitted(5_000, C.sha256, "activate"),
     ev.Activated(6_000, C.sha256),
 ]
 

@@ -51,9 +51,11 @@ def to_activating(state, release, gen, rollout="r1"):
         state,
         desired(gen, release, rollout),
         ev.Authorized(2_000, release.sha256),
+        ev.Admitted(2_000, release.sha256, "download"),
         ev.Downloaded(3_000, release.sha256, "2.0.0", "v1"),
         ev.Verified(4_000, release.sha256),
         ev.Staged(5_000, release.sha256),
+        ev.Admitted(5_000, release.sha256, "activate"),
     )[0]
 
 
@@ -77,10 +79,12 @@ class TestForward:
         state = RUNNING_A
         story = [
             (desired(2, B), Step.AUTHORIZING, fx.Authorize),
-            (ev.Authorized(2_000, B.sha256), Step.DOWNLOADING, fx.Download),
+            (ev.Authorized(2_000, B.sha256), Step.AUTHORIZING, fx.Admit),
+            (ev.Admitted(2_500, B.sha256, "download"), Step.DOWNLOADING, fx.Download),
             (ev.Downloaded(3_000, B.sha256, "2.0.0", "v1"), Step.VERIFYING, fx.Verify),
             (ev.Verified(4_000, B.sha256), Step.STAGING, fx.Stage),
-            (ev.Staged(5_000, B.sha256), Step.ACTIVATING, fx.Activate),
+            (ev.Staged(5_000, B.sha256), Step.STAGING, fx.Admit),
+            (ev.Admitted(5_500, B.sha256, "activate"), Step.ACTIVATING, fx.Activate),
         ]
         for event, step, effect in story:
             state, effects = tell(state, event)
@@ -244,7 +248,8 @@ class TestInstructions:
         assert tell(state, ev.Downloaded(4_000, B.sha256, "2.0.0", "v1")) == (state, ()), "a late answer is not taken"
 
     def test_a_later_generation_of_the_same_release_goes_on(self):
-        state, _ = tell(RUNNING_A, desired(2, B), ev.Authorized(2_000, B.sha256))
+        admitted = ev.Admitted(2_000, B.sha256, "download")
+        state, _ = tell(RUNNING_A, desired(2, B), ev.Authorized(2_000, B.sha256), admitted)
         later, effects = tell(state, desired(3, B))
         assert (later.step, later.gen, later.deadline_ms) == (Step.DOWNLOADING, 3, state.deadline_ms)
         assert "Download" not in kinds(effects)
@@ -279,6 +284,7 @@ class TestInstructions:
             RUNNING_A,
             desired(2, B),
             ev.Authorized(2_000, B.sha256),
+            ev.Admitted(2_000, B.sha256, "download"),
             ev.Downloaded(3_000, B.sha256, "2.0.0", "v1"),
             ev.Verified(4_000, B.sha256),
         )
