@@ -5,10 +5,11 @@ One connection, kept open, used by one request at a time; give each thread its o
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -17,7 +18,8 @@ import msgspec
 
 from agent.errors import DaemonUnreachable, ModelUnknown, NotReady, RunFailed, SafeMode, WorkerLost
 from agent.inference.prediction import Prediction
-from bundles.errors import InputRefused, Refused, WavegateError
+from agent.lock import NAME, held
+from bundles.errors import AskPerson, InputRefused, Refused, WavegateError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -110,6 +112,27 @@ class Client:
             return bool(self._ask("GET", path, b"")["ready"])
         except (DaemonUnreachable, ModelUnknown):
             return False
+
+    @contextlib.contextmanager
+    def update_lock(self) -> Iterator[None]:
+        """Hold the update lock: while this lasts, no other release begins to answer. One that has begun goes on.
+
+        Needs no running agent, and asks it nothing: the lock is a file beside the socket.
+
+        Raises:
+            AskPerson: ``LOCK_FORBIDDEN``.
+        """
+        path = Path(self._path).with_name(NAME)
+        with contextlib.ExitStack() as lock:
+            try:
+                lock.enter_context(held(path))
+            except OSError as error:
+                raise AskPerson(
+                    f"The update lock {str(path)!r} cannot be taken: {error.strerror}.",
+                    code="LOCK_FORBIDDEN",
+                    remedy="Run the application as a member of the agent's group.",
+                ) from error
+            yield
 
     def close(self) -> None:
         """Close the connection. Being told twice is normal."""

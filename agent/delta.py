@@ -23,7 +23,11 @@ from bundles.errors import BundleRefused, TryAgain, WavegateError
 
 NOT_OFFERED = "DELTA_NOT_OFFERED"
 _PATIENCE = frozenset({408, 425, 429, 500, 502, 503, 504})
-_OURS = ("DISK_", "STORE_", "DOWNLOAD_CANCELLED")
+BYTES_A_TRY = 32 * 1024**2
+"""As much is made of a delta between two answers of 503, 8 s apart, at 4 MiB/s: a slow core that has other work too."""
+PASSING = frozenset({"DELTA_INTERRUPTED", "DELTA_STATUS"})
+"""Codes about the network, or about who answers, and not about the delta: it may be asked for again."""
+_OURS = ("DISK_", "STORE_", "CONDITION_", "DOWNLOAD_CANCELLED")
 """Codes that say nothing about the delta: the whole file would meet the same."""
 
 
@@ -61,6 +65,7 @@ class Tools:
     draw: Callable[[], float]
     is_cancelled: Callable[[], bool] = lambda: False
     policy: DownloadPolicy = DEFAULT_POLICY
+    lost: Callable[[int], None] = lambda _count: None
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,8 @@ def fetch_either_way(
                 raise
             if error.code != NOT_OFFERED:
                 wish.failed(error)
+            if error.code in PASSING:
+                tools.lost(spent)
     fetched: Fetched = fetch_blob(
         source,
         url,
@@ -139,6 +146,7 @@ def fetch_either_way(
         draw=tools.draw,
         is_cancelled=tools.is_cancelled,
         policy=tools.policy,
+        lost=tools.lost,
     )
     return Brought(spent + fetched.bytes_received, by_delta=False)
 
@@ -176,7 +184,7 @@ class _Delta:
     def __init__(self, source: Source, url: str, base: str, part: Part, tools: Tools) -> None:
         self._source, self._url, self.tools = source, url, tools
         self._etag = f"{base}-{part.sha256}"
-        self._max_bytes = max_delta_bytes(part.length)
+        self._length, self._max_bytes = part.length, max_delta_bytes(part.length)
         self._offset = 0
         self.received = 0
 
@@ -206,14 +214,17 @@ class _Delta:
             self._check_cancelled()
             idle, furthest = (1 if self._offset > furthest else idle + 1), max(furthest, self._offset)
             policy = self.tools.policy
-            if idle >= policy.max_tries:
+            # A server that asks for patience (``Retry-After``) makes the delta: longer for a large file.
+            patience = int(self._length / BYTES_A_TRY) if wait_s else 0
+            if idle >= policy.max_tries + patience:
                 raise _failed("DELTA_INTERRUPTED", f"The delta did not arrive: {trouble}")
             self.tools.sleep(max(policy.backoff.delay_s(idle, self.tools.draw()), min(wait_s, policy.backoff.cap_s)))
 
     def _body(self, answer: Answer) -> Iterator[bytes]:
         if answer.status in (404, 410):
             raise _failed(NOT_OFFERED, "The server offers no delta")
-        if answer.status != (206 if self._offset else 200) or (answer.offset or 0) != self._offset:
+        is_rest = (answer.offset or 0) == self._offset
+        if answer.is_page or answer.status != (206 if self._offset else 200) or not is_rest:
             raise _failed("DELTA_STATUS", f"The server answers with status {answer.status}")
         if self._offset + (answer.length or 0) > self._max_bytes:
             raise _failed("DELTA_FORM", f"The server announces a delta of {answer.length} bytes")

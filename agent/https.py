@@ -16,16 +16,19 @@ import ssl
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from agent.answers import BlobAnswer, blob_answer, check_no_page, check_plain, number
 from agent.pace import paced
-from agent.tls import refusal_in
+from agent.tls import PinnedContext, refusal_in
 from bundles.errors import Refused, TryAgain, WavegateError
 from bundles.trust.fetch import NotServed
 from bundles.wire import codec
+from bundles.wire.commands import decode_commands
 from bundles.wire.messages import Ack, UpEnvelope
 from bundles.wire.proof import make_proof
 
@@ -49,25 +52,6 @@ class DesiredAnswer:
     etag: str
 
 
-@dataclass(frozen=True)
-class BlobAnswer:
-    """A server's answer to a request for a blob.
-
-    Attributes:
-        status: HTTP status: 200 whole, 206 from the offset asked for.
-        chunks: the body as it arrives, at most 64 KiB a piece.
-        length: bytes announced for this body, None if not said.
-        offset: first byte of a 206, None if not said.
-        retry_after_s: what the server asked for, None if nothing.
-    """
-
-    status: int
-    chunks: Iterator[bytes]
-    length: int | None
-    offset: int | None
-    retry_after_s: int | None
-
-
 class _Problem(msgspec.Struct):
     """The part of an RFC 9457 problem document that an agent shows."""
 
@@ -88,9 +72,9 @@ def open_client(url: str, tls: ssl.SSLContext, timeout_s: float = 15.0, proxy: s
         url: base URL of the server's device port.
         tls: pinned context.
         timeout_s: of connecting, and of each silence while reading.
-        proxy: URL of an HTTP CONNECT proxy; empty = none.
+        proxy: URL of a proxy, HTTP CONNECT or SOCKS; empty = none. See ``agent.proxy``.
     """
-    return httpx.Client(
+    return _Client(
         base_url=url,
         verify=tls,
         timeout=timeout_s,
@@ -99,6 +83,27 @@ def open_client(url: str, tls: ssl.SSLContext, timeout_s: float = 15.0, proxy: s
         follow_redirects=False,
         limits=httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=KEEPALIVE_S),
     )
+
+
+class _Client(httpx.Client):
+    """A client that leaves nothing open when it is closed while other threads are connecting by it."""
+
+    def __init__(self, *, verify: ssl.SSLContext, **how: Any) -> None:
+        super().__init__(verify=verify, **how)
+        self._tls = verify if isinstance(verify, PinnedContext) else None
+        if self._tls is not None:
+            self._tls.join()
+
+    def close(self) -> None:
+        """Close everything, also what is just being made; being told twice is normal."""
+        tls, self._tls = self._tls, None
+        if tls is not None:
+            tls.leave()
+        super().close()
+
+    def __exit__(self, *raised: Any) -> None:
+        self.close()
+        super().__exit__(*raised)
 
 
 class Door:
@@ -229,6 +234,16 @@ class DeviceDoor(Door):
                 return None
             return DesiredAnswer(data, answer.headers.get("ETag", "").removeprefix("W/").strip('"'))
 
+    def commands(self) -> list[bytes]:
+        """Ask for the commands that wait for this device, each as its own bytes.
+
+        Raises:
+            Refused: the server said no, or its answer cannot be read.
+            TryAgain: it could not be reached, or is busy.
+        """
+        with self._signed("GET", "/v1/device/commands", b"", {}) as answer:
+            return decode_commands(self._read_ok(answer, MAX_ANSWER_BYTES))
+
     def reports(self, batch: list[UpEnvelope]) -> Ack:
         """Hand over a batch of upward messages; the answer is the same application ack as over MQTT.
 
@@ -241,13 +256,14 @@ class DeviceDoor(Door):
             return codec.decode_ack(self._read_ok(answer, MAX_ANSWER_BYTES))
 
     @contextlib.contextmanager
-    def blob(self, path: str, offset: int = 0, etag: str = "") -> Iterator[BlobAnswer]:
+    def blob(self, path: str, offset: int = 0, etag: str = "", *, follows: bool = False) -> Iterator[BlobAnswer]:
         """Ask for a blob from ``offset`` on; what the status means is for the caller to judge.
 
         Args:
             path: such as ``/v1/blobs/sha256/<hex>``.
             offset: first byte wanted; 0 = all of it.
             etag: the blob's digest: a server that holds other content sends all of it instead of the rest.
+            follows: tell the server that it may answer with the address of an object store instead.
 
         Raises:
             TryAgain: the server could not be reached; also from ``chunks``, where it broke off in the middle.
@@ -255,15 +271,10 @@ class DeviceDoor(Door):
         headers = {}
         if offset:
             headers = {"Range": f"bytes={offset}-", "If-Range": f'"{etag}"'}
+        if follows:
+            headers["WG-Redirect"] = "1"
         with self._signed("GET", path, b"", headers) as answer:
-            content_range = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
-            yield BlobAnswer(
-                status=answer.status_code,
-                chunks=self._pieces(answer),
-                length=_number(answer.headers.get("Content-Length", "")),
-                offset=_number(content_range),
-                retry_after_s=_number(answer.headers.get("Retry-After", "")),
-            )
+            yield blob_answer(answer, self._pieces(answer))
 
     @contextlib.contextmanager
     def _signed(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
@@ -271,6 +282,8 @@ class DeviceDoor(Door):
             nonce = self._nonce  # other threads replace it meanwhile; what counts is the one this request was made with
             answer = stack.enter_context(self._proven(method, path, body, headers, nonce))
             if answer.status_code == 401 and self._nonce != nonce:
+                with contextlib.suppress(TryAgain):
+                    self._read_some(answer, MAX_PROBLEM_BYTES)  # read to its end, the connection serves again
                 stack.close()
                 answer = stack.enter_context(self._proven(method, path, body, headers, self._nonce))
             yield answer
@@ -301,34 +314,6 @@ def _until_longer(
                 return
 
 
-def check_no_page(answer: httpx.Response) -> None:
-    """Check that it was the server who answered, and not a sign-in page.
-
-    Raises:
-        TryAgain: ``CAPTIVE_PORTAL``.
-    """
-    if answer.headers.get("Content-Type", "").startswith("text/html"):
-        raise TryAgain(
-            "Something else than the server answered (a sign-in page?).",
-            code="CAPTIVE_PORTAL",
-            remedy="Check the network's sign-in page or proxy.",
-        )
-
-
-def check_plain(answer: httpx.Response) -> None:
-    """Check that an answer is not compressed: nobody asked for that, and it may swell without bound.
-
-    Raises:
-        TryAgain: ``ANSWER_COMPRESSED``.
-    """
-    if answer.headers.get("Content-Encoding", "identity") != "identity":
-        raise TryAgain(
-            "The server's answer is compressed, which was not asked for.",
-            code="ANSWER_COMPRESSED",
-            remedy="Check who answers at the server's address; switch compression off in a proxy before it.",
-        )
-
-
 def _refusal(answer: httpx.Response, text: bytes) -> WavegateError:
     """Turn an answer that is no success, and as much of its text as was read, into an error of the right family."""
     status = answer.status_code
@@ -338,7 +323,7 @@ def _refusal(answer: httpx.Response, text: bytes) -> WavegateError:
     sentence = problem.detail or problem.title or f"The server answered {status}."
     details: dict[str, object] = {"status": status}
     if status in _LATER or status >= 500 or 300 <= status < 400:
-        if (retry_after_s := _number(answer.headers.get("Retry-After", ""))) is not None:
+        if (retry_after_s := number(answer.headers.get("Retry-After", ""))) is not None:
             details["retry_after_s"] = retry_after_s
         return TryAgain(
             sentence,
@@ -354,10 +339,6 @@ def _refusal(answer: httpx.Response, text: bytes) -> WavegateError:
     )
 
 
-def _number(text: str) -> int | None:
-    return int(text) if text.isdecimal() and len(text) < 16 else None
-
-
 def _decode(data: bytes, kind: type[_Time]) -> _Time:
     try:
         return msgspec.json.decode(data, type=kind)
@@ -370,6 +351,13 @@ def _decode(data: bytes, kind: type[_Time]) -> _Time:
 def _unreachable(error: httpx.HTTPError) -> TryAgain:
     if (refused := refusal_in(error)) is not None:
         return refused
+    if isinstance(error, httpx.ProxyError):
+        is_unknown = any(word in str(error).lower() for word in ("407", "auth", "username"))
+        return TryAgain(
+            f"The proxy does not let us through: {error}.",
+            code="PROXY_AUTH" if is_unknown else "PROXY_REFUSED",
+            remedy="Check `proxy` in config.toml; `wavegate-agent doctor --network` says more.",
+        )
     return TryAgain(
         f"The server cannot be reached: {str(error) or type(error).__name__}.",
         code="SERVER_UNREACHABLE",

@@ -41,10 +41,17 @@ KEY, NEXT_KEY, CERTIFICATE, SERVER_CA, ENROLMENT = (
 
 
 class BrokerAddress(msgspec.Struct, frozen=True):
-    """Where the broker listens for devices."""
+    """Where the broker listens for devices.
+
+    Attributes:
+        host: name or address, also of its certificate.
+        port: for MQTT over TCP.
+        websocket_port: for MQTT over WebSocket; 0 = none.
+    """
 
     host: str
     port: int
+    websocket_port: int = 0
 
 
 class Enrolment(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -77,6 +84,7 @@ class _Waiting(msgspec.Struct):
 
 class _RenewAnswer(msgspec.Struct):
     certificate: str
+    mqtt: BrokerAddress | None = None
 
 
 @dataclass(frozen=True)
@@ -258,6 +266,9 @@ def renew(identity: Identity, post: Post) -> Identity:
     except (msgspec.DecodeError, ValueError) as error:
         raise _nonsense(error) from error
     write_durably(identity.folder / CERTIFICATE, answer.certificate.encode("ascii"))
+    if answer.mqtt is not None and answer.mqtt != identity.enrolment.mqtt:  # older servers say nothing of it here
+        enrolment = msgspec.structs.replace(identity.enrolment, mqtt=answer.mqtt)
+        write_durably(identity.folder / ENROLMENT, msgspec.json.encode(enrolment))
     return load_identity(identity.folder)
 
 

@@ -17,7 +17,12 @@ the set itself is what counts. Connections made before stay until they end.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import socket
 import ssl
+import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,6 +59,43 @@ class PinnedContext(ssl.SSLContext):
     clock_ms: Clock
     pins: Pins
     _loaded: set[bytes]
+    _lock: threading.Lock
+    _live: weakref.WeakSet[ssl.SSLSocket]
+    _pools: int
+    _is_ended: bool
+
+    def join(self) -> None:
+        """Serve one more pool of connections, which ``leave``s when it is closed."""
+        with self._lock:
+            self._pools += 1
+            self._is_ended = False
+
+    def leave(self) -> None:
+        """Serve one pool less; behind the last, break off what is left of its connections and let none begin.
+
+        For whoever closes a pool of connections while other threads use it: one that is being made belongs to no pool
+        yet, so closing that would leave it open for good. Here its thread finds it broken, and closes it.
+        """
+        with self._lock:
+            self._pools -= 1
+            if self._pools:
+                return
+            self._is_ended = True
+            live = list(self._live)
+        for sock in live:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    def begin(self, sock: ssl.SSLSocket) -> None:
+        """Take note of a connection.
+
+        Raises:
+            ConnectionAbortedError: the last pool is closed.
+        """
+        with self._lock:
+            if self._is_ended:
+                raise ConnectionAbortedError(errno.ECONNABORTED, "The agent ends its connections")
+            self._live.add(sock)
 
     def take_pins(self) -> None:
         """Trust what has joined the set."""
@@ -83,11 +125,23 @@ class PinnedContext(ssl.SSLContext):
 
 
 class _Socket(ssl.SSLSocket):
+    def getpeername(self) -> Any:
+        try:
+            return super().getpeername()
+        except OSError:
+            if getattr(self, "_sslobj", None) is None:
+                # The other side went between the connection and TLS. ``ssl`` then reads from the socket to see what
+                # is left there, and when that says "reset" it forgets the socket without closing it.
+                self.close()
+                raise ConnectionResetError(errno.ECONNRESET, "The other side left before TLS began") from None
+            raise
+
     def do_handshake(self, block: bool = False) -> None:
         context = self.context
         assert isinstance(context, PinnedContext)
-        context.take_pins()
         try:
+            context.begin(self)
+            context.take_pins()
             super().do_handshake(block)
             context.judge(_verified_chain(self))
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -119,8 +173,28 @@ def trust_context(pins: Pins, clock_ms: Clock) -> PinnedContext:
     context.verify_flags |= ssl.VerifyFlags(NO_CHECK_TIME)
     context.sslsocket_class, context.sslobject_class = _Socket, _Object
     context.clock_ms, context.pins, context._loaded = clock_ms, pins, set()
+    context._lock, context._live = threading.Lock(), weakref.WeakSet()
+    context._pools, context._is_ended = 0, False
     context.take_pins()
     return context
+
+
+def secure(sock: socket.socket, context: ssl.SSLContext, host: str, timeout_s: float) -> ssl.SSLSocket:
+    """Return ``sock`` under TLS, the handshake over; ``sock`` is used up, and closed where that fails.
+
+    Raises:
+        OSError: as of ``ssl``; ``refusal_in`` says whether it is about the certificate.
+    """
+    secured: ssl.SSLSocket | None = None
+    try:
+        sock.settimeout(timeout_s)
+        secured = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+        secured.do_handshake()
+    except BaseException:
+        with contextlib.suppress(OSError):
+            (secured or sock).close()
+        raise
+    return secured
 
 
 def read_pins(pem: str) -> list[bytes]:
@@ -160,7 +234,8 @@ def refusal_in(error: BaseException) -> TryAgain | None:
         return TryAgain(
             "The server's certificate is not of the pinned server CA.",
             code=PIN_CODE,
-            remedy="Check the URL and the --ca file; a proxy that inspects TLS must leave this host alone.",
+            remedy="`wavegate-agent doctor --network` names who issued it. A proxy that inspects TLS must leave this "
+            "host alone, or its CA be given as extra_ca.",
         )
     return None
 

@@ -1,67 +1,23 @@
-"""Commands that look at this device or ask the running agent: status, infer, selftest, rollback, accelerators."""
+"""Commands that look at this device or ask the running agent: infer, selftest, doctor, accelerators."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from agent.cli.words import say, tell
+from agent.cli.words import say
 from bundles import __version__
 from bundles.errors import AskPerson
 
-_LEVELS = {
-    "fresh": "",
-    "warn": ": WARNING, none has come for one life of a timestamp; the model keeps answering",
-    "alarm": ": ALARM, none has come for three lives of a timestamp; the model keeps answering",
-}
-_REVOKED = {"warned": "revoked by too few signatures to stop it", "revoked": "REVOKED"}
-_SAFE_MODE = {
-    "keep_with_alarm": "; nothing may stand in for it, so it keeps answering, as its bundle declares",
-    "constant": "; requests are refused with SAFE_MODE: applications use their constant",
-    "stop": "; requests are refused with SAFE_MODE, as its bundle declares",
-}
+if TYPE_CHECKING:
+    from agent.runner.selftest import Finding
 
 
 def version(_options: argparse.Namespace) -> int:
     """Print the version."""
     say(__version__)
-    return 0
-
-
-def status(options: argparse.Namespace) -> int:
-    """Print how the agent of the folder stands."""
-    import json
-
-    from agent.config import Folders
-
-    try:
-        text = Folders(options.dir).status.read_text("utf-8")
-    except OSError as error:
-        raise AskPerson(
-            "This folder has no status yet.", code="NOT_FOUND", remedy="Start the agent: wavegate-agent run --dir DIR."
-        ) from error
-    if options.json:
-        say(text.rstrip())
-        return 0
-    status = json.loads(text)
-    say(f"{status['device']}  {status['state']}  by {status['route']}  generation {status['gen']}")
-    for name, model in sorted(status["models"].items()):
-        version = model.get("version") or "nothing"
-        runs = f"{version} ({model.get('variant', '-')}, {model.get('runtime', '-')})"
-        say(f"  {name}: {runs}, {model.get('phase', 'idle')}")
-        if model.get("reason"):
-            say(f"    {model['reason']}: {model.get('detail', '')}")
-        if model.get("revoked"):
-            say(f"    {_REVOKED[model['revoked']]}{_SAFE_MODE.get(model.get('safe_mode', ''), '')}")
-        labelled = status["labelled"].get(model.get("sha256", ""))
-        if labelled and labelled["n"]:
-            say(f"    {labelled['right'] / labelled['n']:.1%} right of {labelled['n']} labelled inputs")
-    age = f"trust metadata is {status.get('trust_age_s', 0) / 86400:.1f} days old"
-    say(f"  {age}{_LEVELS[status.get('trust_level', 'fresh')]}")
-    for area, code in sorted(status.get("troubles", {}).items()):
-        say(f"  {area}: {code}")
-    say(f"  reports waiting: {status.get('spool_pending', 0)}, dropped: {status.get('spool_dropped', 0)}")
     return 0
 
 
@@ -111,44 +67,45 @@ def selftest(options: argparse.Namespace) -> int:
     """Look at everything and say what is wrong."""
     from agent.runner.selftest import selftest
 
-    if not options.dir.is_dir():
-        raise AskPerson(
-            f"There is no folder {str(options.dir)!r}.",
-            code="NOT_FOUND",
-            remedy="Give the agent's folder with --dir, or enrol this device first: wavegate-agent enroll --help.",
-        )
+    _check_folder(options.dir)
     findings = selftest(options.dir)
-    for finding in findings:
-        mark = "ok  " if finding.is_ok else "FAIL"
-        say(f"{mark} {finding.what}: {finding.detail}")
+    _show(findings)
     return 0 if all(finding.is_ok for finding in findings) else 1
 
 
-def rollback(options: argparse.Namespace) -> int:
-    """Ask the running agent to go back to the previous release."""
-    import getpass
-
-    from agent.config import Folders
-    from agent.runner.control import ask
-
-    folders = Folders(options.dir)
-    request = {"do": "rollback", "model": options.model, "actor": getpass.getuser()}
-    # What the person saw answering is what is left: the same command twice goes back once.
-    answer = ask(folders.control, {**request, "sha256": _answering(folders.status, options.model)})
-    tell(f"{answer['model']} goes back to its previous release; see: wavegate-agent status")
-    return 0
+def _show(findings: Iterable[Finding]) -> None:
+    for finding in findings:
+        if finding.is_ok:
+            say(f"ok   {finding.what}: {finding.detail}")
+        else:
+            say(f"FAIL {finding.what}: [{finding.code}] {finding.detail} {finding.remedy}")
 
 
-def _answering(status: Path, model: str) -> str:
-    """Return the bundle that answers for ``model`` (or for the only model) by the status; empty if that is unknown."""
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise AskPerson(
+            f"There is no folder {str(folder)!r}.",
+            code="NOT_FOUND",
+            remedy="Give the agent's folder with --dir, or enrol this device first: wavegate-agent enroll --help.",
+        )
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Look at the network, and without ``--network`` at everything else as well; say what to do about it."""
     import json
+    from dataclasses import asdict
 
-    try:
-        models = json.loads(status.read_text("utf-8"))["models"]
-    except (OSError, ValueError, KeyError):
-        return ""
-    found = models.get(model) or (next(iter(models.values())) if len(models) == 1 else {})
-    return str(found.get("sha256", ""))
+    from agent.runner.doctor import preflight
+    from agent.runner.selftest import selftest
+
+    _check_folder(options.dir)
+    findings = [] if options.network else selftest(options.dir)
+    findings += preflight(options.dir)
+    if options.json:
+        say(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        _show(findings)
+    return 0 if all(finding.is_ok for finding in findings) else 1
 
 
 def accelerators(options: argparse.Namespace) -> int:

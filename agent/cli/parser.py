@@ -38,7 +38,13 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--rate-hz", type=float, default=5.0, help="inputs a second of that camera")
     sub.add_argument("--no-mqtt", action="store_true", help="poll over HTTPS even where there is a broker")
 
-    sub = command("status", "Say how the agent of this folder stands.", "local:status")
+    sub.add_argument("--factory", action="append", type=Path, default=[], help=".wgb to fall back on (may be repeated)")
+
+    sub = command("factory", "Install a bundle that this device falls back on for ever.", "factory:factory")
+    sub.add_argument("do", choices=("install",), help="place the bundle")
+    sub.add_argument("file", type=Path, help=".wgb")
+
+    sub = command("status", "Say how the agent of this folder stands.", "updates:status")
     sub.add_argument("--json", action="store_true")
 
     sub = command("infer", "Ask a model of the running agent.", "local:infer")
@@ -47,8 +53,18 @@ def build_parser() -> argparse.ArgumentParser:
 
     command("selftest", "Check identity, store, runtimes and server.", "local:selftest")
 
-    sub = command("rollback", "Go back to the previous release of a model.", "local:rollback")
+    sub = command("doctor", "Say what is wrong with this device, and what blocks the network.", "local:doctor")
+    sub.add_argument("--network", action="store_true", help="look at the way to the server alone")
+    sub.add_argument("--json", action="store_true")
+
+    sub = command("rollback", "Go back to the previous release of a model.", "updates:rollback")
     sub.add_argument("--model", default="", help="team/model; may be left out where there is one")
+
+    sub = command("retry", "Take up again a release that was put off, failed or was denied.", "updates:retry")
+    sub.add_argument("--model", default="", help="team/model; may be left out where there is one")
+
+    sub = command("lock", "Run a command while no other release may begin to answer.", "updates:lock")
+    sub.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command and its arguments")
 
     sub = command("accelerators", "List runtimes and what they can run on.", "local:accelerators")
     sub.add_argument("--json", action="store_true")
@@ -69,6 +85,20 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--no-mqtt", action="store_true")
     sub.add_argument("--verbose", action="store_true")
+
+    sub = command("install-service", "Make the agent a service of systemd.", "systemd:install_service")
+    sub.add_argument("--user", default="wavegate", help="whom it runs as (default: wavegate)")
+    sub.add_argument("--device", action="append", default=[], metavar="/dev/...", help="accelerator (may be repeated)")
+    sub.add_argument("--memory-max", type=int, default=0, metavar="MIB", help="most memory, workers included")
+    sub.add_argument("--root", type=Path, default=Path("/"), help="write below this folder: of an image being built")
+    sub.add_argument("--print", action="store_true", help="show the files and write nothing")
+    sub.add_argument("--enable", action="store_true", help="start it now and at every boot")
+    sub.add_argument("--json", action="store_true")
+
+    sub = command("uninstall-service", "Take the service away; the agent's folder stays.", "systemd:uninstall_service",
+                  has_dir=False)  # fmt: skip
+    sub.add_argument("--root", type=Path, default=Path("/"), help="remove below this folder")
+    sub.add_argument("--json", action="store_true")
 
     command("version", "Print the version.", "local:version", has_dir=False)
     return parser

@@ -12,17 +12,51 @@ from bundles.errors import AskPerson, Refused
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the agent until a signal stops it."""
-    from agent.runner.wiring import Agent
+    """Run the agent until a signal stops it, telling the service manager how it stands."""
+    import faulthandler
+    import os
 
-    _log(options.verbose)
-    agent = Agent(options.dir)
+    from agent.config import Folders, load_config
+    from agent.logs import set_up_logging
+    from agent.runner.wiring import STOP_S, Agent
+    from agent.service.notify import Notifier, status_line, watchdog_period_s
+    from agent.service.watchdog import Watchdog
+
+    folders = Folders(options.dir)
+    config = load_config(folders.config)
+    set_up_logging(config.log, is_verbose=options.verbose, ring=folders.log if options.dir.is_dir() else None)
+    faulthandler.enable()  # the watchdog ends a line that hangs with SIGABRT: the log then says where it hung
+    notifier = Notifier(os.environ.pop("NOTIFY_SOCKET", ""))  # ours alone, and not the workers'
+    notifier.send(status_line("Trying the runtimes of this device"))
     stop = _on_signal()
+    agent = Agent(options.dir, config)
     agent.start()
     tell(f"The agent {agent.device.me.device} runs; its socket is {agent.folders.socket}.")
+    if _is_answering(folders.socket, stop):
+        notifier.send("READY=1")
+    Watchdog(agent.schedule, notifier, watchdog_period_s(os.environ, os.getpid()), agent.device.summary).start()
     stop.wait()
-    agent.stop()
+    notifier.send("STOPPING=1", status_line("Stopping"))
+    if not agent.stop(STOP_S):
+        tell(f"Not everything ended within {STOP_S} s; what hangs ends with this process.")
+        sys.stderr.flush()
+        os._exit(0)  # a thread that hangs in a library would keep the interpreter from its own end
     return 0
+
+
+def _is_answering(path: Path, stop: Any) -> bool:
+    """Return once the local door answers; False where a signal came first."""
+    from agent.client import Client
+    from bundles.errors import WavegateError
+
+    while not stop.is_set():
+        try:
+            with Client(path, timeout_s=5.0) as client:
+                client.models()
+            return True
+        except WavegateError:
+            stop.wait(0.1)
+    return False
 
 
 def enroll(options: argparse.Namespace) -> int:
@@ -58,6 +92,11 @@ def enroll(options: argparse.Namespace) -> int:
         write_durably(folders.bootstrap_root, root)
     if not folders.config.exists():
         write_durably(folders.config, dump_config(config).encode())
+    if options.factory:
+        from agent.runner.factory import install_factory
+
+        for file in options.factory:
+            install_factory(options.dir, file)
     say(identity.device)
     return 0
 

@@ -13,7 +13,8 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,6 +119,23 @@ class Engine:
         if previous is not None:
             previous.champion.close()
         return lane.placement
+
+    @contextmanager
+    def resting(self, model: str) -> Iterator[None]:
+        """Free the memory of ``model`` for as long as the block lasts: its requests are refused with ``NOT_READY``.
+
+        For ``swap: cold``, where two copies do not fit. Behind the block the champion is loaded again, unless ``load``
+        has put another in its place; where that fails at once, the next requests try.
+        """
+        slot = self._slots.get(model)
+        if slot is None:
+            yield
+            return
+        slot.champion.rest()
+        try:
+            yield
+        finally:
+            slot.champion.wake()
 
     def unload(self, model: str) -> None:
         """Stop answering for ``model``; does nothing when it is not loaded."""

@@ -7,6 +7,7 @@ which lane is the champion to ``engine``.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -69,6 +70,7 @@ class Lane:
         self._holder: Holder | None = None
         self._retry_at = -np.inf
         self._closed = False
+        self._is_resting = False
 
     def open(self) -> None:
         """Load the model and run it once, so that the first caller does not pay for lazy initialisation.
@@ -141,6 +143,22 @@ class Lane:
         """Return the worker's process id, or None where there is none."""
         return getattr(self._holder, "pid", None)
 
+    def rest(self) -> None:
+        """Wait for the run in progress, then free the model until ``wake``; requests are told so meanwhile."""
+        with self._lock:
+            self._is_resting = True
+            if self._holder is not None:
+                self._holder.end()
+                self._holder = None
+
+    def wake(self) -> None:
+        """Load the model again; where that does not succeed at once, the next requests try."""
+        with self._lock:
+            self._is_resting = False
+            if not self._closed:
+                with contextlib.suppress(NotReady):  # counted
+                    self._ready()
+
     def close(self) -> None:
         """Wait for the run in progress, then free the model. Being told twice is normal."""
         with self._lock:
@@ -152,6 +170,11 @@ class Lane:
     def _ready(self) -> Holder:
         if self._closed:
             raise LaneClosed
+        if self._is_resting:
+            raise NotReady(
+                f"{self.spec.model} makes room for another release (swap: cold).",
+                remedy="Ask again in some seconds: the new release answers then, or this one again.",
+            )
         if self._holder is None:
             now = self._clock()
             if now < self._retry_at:

@@ -26,6 +26,8 @@ GUARD_WINDOW = 200
 GUARD_LIMIT = GUARD_WINDOW // 100
 CONSTANT_RUN_LIMIT = GUARD_WINDOW
 """So many identical answers in a row, to inputs that differ, are called a stuck model."""
+MARKED = 64
+"""Answers whose marks are kept, to count how many are different: 64 pairs of 32-bit checksums."""
 LATENCY_SAMPLES = 512
 _RANGE_TOLERANCE = 1e-3  # of the range: a softmax in float32 may end a hair above one
 _HASHED_BYTES = 4096  # enough to see that an input is another one, and little enough for a large image
@@ -45,6 +47,8 @@ class EngineStats:
         retries: requests that were run a second time.
         nonfinite: answers withheld because they held NaN or an infinity.
         out_of_range: answers outside the contract's output range (given out all the same).
+        distinct_inputs: different inputs among the last ``MARKED`` that were run.
+        distinct_outputs: different answers among them.
         constant_run: identical answers in a row, to inputs that differ, up to now.
         observer_errors: times the observer raised.
         latency_p50_ms: end to end, over the last requests answered; None before the first.
@@ -62,6 +66,8 @@ class EngineStats:
     retries: int
     nonfinite: int
     out_of_range: int
+    distinct_inputs: int
+    distinct_outputs: int
     constant_run: int
     observer_errors: int
     latency_p50_ms: float | None
@@ -85,6 +91,7 @@ class Tally:
         self._guards_up = 0
         self._constant_run = 0
         self._last_marks = (0, 0)
+        self._marks: deque[tuple[int, int]] = deque(maxlen=MARKED)
         self._latencies_ns: deque[int] = deque(maxlen=LATENCY_SAMPLES)
         self._flags: dict[str, None] = {}
 
@@ -146,6 +153,7 @@ class Tally:
                 in_range = in_range and _is_inside(spec, low, high)
         marks = _mark(inputs), _mark(outputs)
         with self._lock:
+            self._marks.append(marks)
             self._nonfinite += not finite
             self._out_of_range += finite and not in_range
             self._raise_guard(not (finite and in_range))
@@ -171,6 +179,8 @@ class Tally:
                 retries=self._retries,
                 nonfinite=self._nonfinite,
                 out_of_range=self._out_of_range,
+                distinct_inputs=len({mark for mark, _ in self._marks}),
+                distinct_outputs=len({mark for _, mark in self._marks}),
                 constant_run=self._constant_run,
                 observer_errors=self._observer_errors,
                 latency_p50_ms=p50,

@@ -24,8 +24,8 @@ from agent.identity import (
     system_ms,
     write_durably,
 )
-from agent.tls import Clock, write_pins
-from bundles.errors import TryAgain
+from agent.tls import Clock, read_pins, write_pins
+from bundles.errors import AskPerson, TryAgain
 
 _log = logging.getLogger(__name__)
 APPROVAL_S = 20.0
@@ -38,6 +38,7 @@ class Credentials:
         identity: as loaded.
         signed_pins: returns the server CAs (DER) that the targets role signed; empty keeps those of enrolment.
         clock_ms: the trust clock, by which the server's certificates are judged.
+        extra: CAs (DER) that the owner takes for the server over HTTPS, beside the pins; never for the broker.
     """
 
     def __init__(
@@ -45,11 +46,13 @@ class Credentials:
         identity: Identity,
         signed_pins: Callable[[], Sequence[bytes]] = list,
         clock_ms: Clock = system_ms,
+        extra: Sequence[bytes] = (),
     ) -> None:
         self._lock = threading.Lock()
         self._identity = identity
         self._signed_pins, self._clock_ms = signed_pins, clock_ms
         self._pins = identity.pins()
+        self._extra = list(extra)
 
     @property
     def identity(self) -> Identity:
@@ -67,7 +70,7 @@ class Credentials:
 
     def server_context(self) -> ssl.SSLContext:
         """Return a TLS context for HTTPS; it follows the pins for as long as it is used."""
-        return self.identity.server_context(self.pins, self._clock_ms)
+        return self.identity.server_context(lambda: [*self.pins(), *self._extra], self._clock_ms)
 
     def pins(self) -> list[bytes]:
         """Return the pinned server CAs, DER; a signed set that is new goes to disk before it counts."""
@@ -105,6 +108,7 @@ def enroll_over_https(
     labels: dict[str, str] | None = None,
     serial: str = "",
     proxy: str = "",
+    extra_ca_pem: str = "",
     clock_ms: Clock | None = None,
     waiting: Callable[[TryAgain], None] | None = None,
     pause_s: float = APPROVAL_S,
@@ -113,13 +117,15 @@ def enroll_over_https(
 
     Args other than those of ``enroll``:
         proxy: see ``agent.https.open_client``.
+        extra_ca_pem: CAs taken for the server's as well, of a proxy that inspects TLS; they are not kept as pins.
         clock_ms: by what the server's certificate is judged; max(system, build) where None: no metadata is known yet.
         waiting: told once that a person must approve, whereupon the device asks until one has decided; None gives up.
         pause_s: between asking, with jitter.
     """
     if (folder / "cert.pem").exists():
         return load_identity(folder)
-    with open_client(url, pinned_context(server_ca_pem, clock_ms or first_clock_ms), proxy=proxy) as client:
+    context = pinned_context(server_ca_pem + extra_ca_pem, clock_ms or first_clock_ms)
+    with open_client(url, context, proxy=proxy) as client:
 
         def ask() -> Identity:
             return enroll(
@@ -147,6 +153,24 @@ def enroll_over_https(
                     waiting(error)
                     is_told = True
             time.sleep(pause_s * (0.75 + 0.5 * random.random()))
+
+
+def read_extra_ca(path: str) -> list[bytes]:
+    """Return the CAs (DER) of the file that ``extra_ca`` names; none where it names none.
+
+    Raises:
+        AskPerson: ``EXTRA_CA``.
+    """
+    if not path:
+        return []
+    try:
+        return read_pins(Path(path).read_text("ascii"))
+    except (OSError, UnicodeDecodeError, AskPerson) as error:
+        raise AskPerson(
+            f"The file {path!r}, which extra_ca names, holds no certificate that can be read.",
+            code="EXTRA_CA",
+            remedy="Give the CA certificate of the proxy as a PEM file, or take extra_ca out of config.toml.",
+        ) from error
 
 
 def first_clock_ms() -> int:

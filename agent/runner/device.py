@@ -8,25 +8,31 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from agent.conditions import Admission, NoConditions
 from agent.core import effects as fx
 from agent.core import events as ev
 from agent.core.journal import decode_state
 from agent.core.policy import Policy
+from agent.core.route import Way
 from agent.core.state import Asked, Release, Step, UpdaterState
 from agent.mqtt import PresenceState, Transport
+from agent.room import with_memory
 from agent.runner import reporting
 from agent.runner.assurance import Assurance
-from agent.runner.edges import Models
+from agent.runner.edges import Models, ServerDoor
 from agent.runner.inbox import Inbox
-from agent.runner.link import Hooks, Link, ServerDoor
+from agent.runner.link import Hooks, Link
+from agent.runner.rehash import Rehash
 from agent.runner.reporting import Self
 from agent.runner.schedule import Schedule
 from agent.runner.steps import BlobFetch, Steps
+from agent.runner.story import story
 from agent.runner.stream import Accuracy
 from agent.runner.trustwatch import TrustWatch
 from agent.runner.updates import Updates
@@ -61,6 +67,9 @@ class Parts:
         door: HTTPS.
         transport: makes its connection to the broker from (on_down, on_state, presence); None = HTTPS only.
         accuracy: labelled predictions, where a stream counts them.
+        conditions: what speaks against an update.
+        ways: to the broker, in order of preference.
+        on_command: takes a command of the control plane; None = this device takes none.
     """
 
     store: Store
@@ -71,6 +80,9 @@ class Parts:
     door: ServerDoor
     transport: TransportOf | None
     accuracy: Accuracy
+    conditions: Admission = field(default_factory=NoConditions)
+    ways: tuple[Way, ...] = ("mqtt",)
+    on_command: Callable[[bytes], None] | None = None
 
 
 class Device:
@@ -103,6 +115,7 @@ class Device:
         self._is_canary = False
         self.is_closed = False
         self._refused = ""
+        self._rehash = Rehash(schedule.background, time.monotonic, time.sleep)
         self.steps = Steps(
             parts.assurance,
             parts.store,
@@ -111,7 +124,11 @@ class Device:
             me.hardware,
             rng.random,
             self._retained,
+            self._spare,
             self._delta_failed,
+            parts.conditions,
+            self._rehash,
+            self._damaged,
         )
         self.updates = Updates(
             schedule,
@@ -138,6 +155,7 @@ class Device:
             wall_ms,
             schedule.now_ms,
             status_path,
+            lambda: with_memory(parts.store.room()),
         )
         self.trust = TrustWatch(
             schedule, me.device, parts.assurance, parts.store, self.updates, self._tell, self._note, rng.random
@@ -151,15 +169,20 @@ class Device:
             self._refuse_desired,
             lambda call: self._after("desired", DESIRED_AGAIN_S, call),
         )
-        hooks = Hooks(self.inbox.put, self._contact, self._conflict, self.voice.heartbeat)
+        hooks = Hooks(
+            self.inbox.put, self._contact, self._conflict, self.voice.heartbeat, parts.on_command, self._broker_trouble
+        )
         transport = parts.transport(self._on_down, self._on_state, self.voice.presence) if parts.transport else None
-        self.link = Link(schedule, me.device, parts.door, transport, parts.spool, hooks, rng, wall_ms, profile.poll_s)
+        self.link = Link(
+            schedule, me.device, parts.door, transport, parts.spool, hooks, rng, wall_ms, profile.poll_s, parts.ways
+        )
 
     def start(self) -> None:
         """Take up what the journal tells, then get in touch. On the line."""
         for model in self.parts.store.models():
             self.updates.states[model] = self._journalled(model)
-            self.updates.offer(model, ev.Booted(0, self.parts.store.active_release(model)))
+            store = self.parts.store
+            self.updates.offer(model, ev.Booted(0, store.active_release(model), store.factory(model)))
         self.trust.start()
         self.link.start()
         self._after("beat", self._profile.heartbeat_s * self._rng.random(), self._beat_again)
@@ -171,12 +194,13 @@ class Device:
         if self.is_closed:
             return
         self.is_closed = self.inbox.is_closed = True
+        self._rehash.close()
         for name in ("beat", "report", "status", "desired"):
             self._schedule.cancel((self.me.device, name))
         self.trust.close()
         self.voice.tell_windows()
         self.link.close(self.voice.presence("going_offline"))
-        self._write_status()
+        self.write_status()
         self.parts.models.close()
         self.parts.assurance.close()
         self.parts.spool.close()
@@ -184,29 +208,6 @@ class Device:
     def summary(self) -> dict[str, Any]:
         """Return in a few words where the device stands."""
         return {"route": self.link.route, **self.voice.summary()}
-
-    def request_rollback(self, model: str, actor: str, sha256: str = "") -> None:
-        """Go back to the previous release, because a person at the device asked. On the line.
-
-        Args:
-            model: ``team/model``.
-            actor: who asks.
-            sha256: the release to leave, as the person saw it; asked twice, only the first counts. Empty = any.
-
-        Raises:
-            Refused: ``MODEL_UNKNOWN`` or ``NO_PREVIOUS``.
-        """
-        state = self.updates.states.get(model)
-        if state is None:
-            known = ", ".join(sorted(self.updates.states)) or "none"
-            raise Refused(f"This device knows no model {model!r}.", code="MODEL_UNKNOWN", remedy=f"It knows: {known}.")
-        if state.step.is_rest and state.previous is None:
-            raise Refused(
-                f"{model} has no previous release on this device.",
-                code="NO_PREVIOUS",
-                remedy="Ask the control plane for another release.",
-            )
-        self.updates.offer(model, ev.RollbackRequested(0, actor, sha256))
 
     # --- desired state ---
 
@@ -239,6 +240,9 @@ class Device:
 
     def _contact(self) -> None:
         self.updates.offer_all(ev.ContactSeen(0))
+
+    def _broker_trouble(self, error: WavegateError | None) -> None:
+        self._note("broker", error)
 
     def _conflict(self) -> None:
         detail = "It seems that another agent uses this identity."
@@ -300,6 +304,20 @@ class Device:
         self.trust.state_changed(model)
         self._after("status", BEAT_SOON_S, self._write_status_again)
 
+    def _damaged(self, model: str, release: Release, error: Exception) -> None:
+        """A large slot that answers already was found damaged behind that: as if it could not be served."""
+        if not self.is_closed:
+            answer = self._failed(fx.Serve(release), error)
+            if answer is not None:
+                self.updates.offer(model, answer)
+
+    def _spare(self, model: str) -> str:
+        """Return the digest of the release kept to return to, where nothing else needs it. From any thread."""
+        state = self.updates.states[model]
+        others = (state.target, state.committed, state.revert_to, state.factory)
+        digest = state.previous.sha256 if state.previous else ""
+        return "" if digest in {release.sha256 for release in others if release} else digest
+
     def _retained(self) -> frozenset[str]:
         return frozenset().union(*(state.retained for state in list(self.updates.states.values())))
 
@@ -335,14 +353,19 @@ class Device:
 
     def _write_status_again(self) -> None:
         self._after("status", STATUS_S, self._write_status_again)
-        self._write_status()
+        self.write_status()
 
-    def _write_status(self) -> None:
+    def write_status(self) -> None:
+        """Write the status as it is now. On the line."""
         self.voice.write_status(
             {
                 "route": self.link.route,
                 "state": "stopped" if self.is_closed else "running",
                 "failures": self._schedule.failures,
+                "updates": {
+                    model: story(state, self.updates.policy, self.steps.progress(model))
+                    for model, state in self.updates.states.items()
+                },
                 "downloads": self.steps.traffic.counts(),
             }
         )
@@ -353,6 +376,8 @@ class Device:
         self.link.on_down(leaf, payload)
 
     def _on_state(self, is_up: bool, reason: str) -> None:
+        if is_up:  # perhaps over another network than the one that was metered
+            self._schedule.soon(lambda: self.updates.offer_all(ev.ConditionsChanged(0)))
         self.link.on_state(is_up, reason)
 
     def _journalled(self, model: str) -> UpdaterState:

@@ -12,11 +12,29 @@ from typing import Protocol
 
 from agent.core.health import HealthNumbers
 from agent.core.state import Release
+from agent.https import DesiredAnswer
 from agent.inference.trial import TrialResult
 from bundles.contract import Contract, parse_contract
 from bundles.errors import BundleRefused
 from bundles.manifest import Manifest, Role, Variant
 from bundles.sketch.form import Window
+from bundles.wire.messages import Ack, UpEnvelope
+
+
+class ServerDoor(Protocol):
+    """What is asked of the server; ``agent.https.DeviceDoor`` is one."""
+
+    def desired(self, etag: str = "") -> DesiredAnswer | None:
+        """Ask for the desired document."""
+        ...
+
+    def reports(self, batch: list[UpEnvelope]) -> Ack:
+        """Hand over reports."""
+        ...
+
+    def commands(self) -> list[bytes]:
+        """Ask for the commands that wait, each as its own bytes."""
+        ...
 
 
 @dataclass(frozen=True)

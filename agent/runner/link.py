@@ -1,9 +1,9 @@
 """Keeps one device in touch with the control plane: connects, polls, empties the spool, hands over what comes down.
 
-Over MQTT where there is a broker; over HTTPS where there is none, or where it has not been reached for a while (many
-networks block its port). Everything that must arrive waits in the spool until the application ack, whichever way it
-went. Runs on the schedule's line; what waits for the network runs in the background. Leaves the meaning of messages
-to ``device``.
+Over MQTT where there is a broker, on the best way that works (``agent.core.route`` decides); over HTTPS where there is
+none, or where it has not been reached for a while. Everything that must arrive waits in the spool until the application
+ack, whichever way it went, so a change of ways loses nothing, and what is sent twice is counted once. Runs on the
+schedule's line; what waits for the network runs in the background. Leaves the meaning of messages to ``device``.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
+from agent.core import route as routes
 from agent.core.retry import Backoff
+from agent.core.route import Route, Way
 from agent.https import DesiredAnswer
 from agent.mqtt import Transport
+from agent.runner.edges import ServerDoor
 from agent.runner.schedule import Schedule
 from agent.spool import Spool, SpoolRow
-from bundles.errors import Refused, WavegateError
+from bundles.errors import Refused, TryAgain, WavegateError
 from bundles.wire import codec, topics
 from bundles.wire.messages import Ack, UpEnvelope
 
 _log = logging.getLogger(__name__)
 
-RECONNECT = Backoff(base_s=1.0, cap_s=120.0, floor_s=0.1)
 POLL_AGAIN = Backoff(base_s=2.0, cap_s=300.0)
 FIRST_CONNECT_S = 0.5
 """A fleet switched on at one moment spreads its first connections over this time."""
@@ -38,18 +39,7 @@ FALLBACK_AFTER_MS = 30_000
 """So long without a broker, and reports go over HTTPS."""
 FLUSH_S = 5.0
 BATCH = 64
-
-
-class ServerDoor(Protocol):
-    """What is asked of the server; ``agent.https.DeviceDoor`` is one."""
-
-    def desired(self, etag: str = "") -> DesiredAnswer | None:
-        """Ask for the desired document."""
-        ...
-
-    def reports(self, batch: list[UpEnvelope]) -> Ack:
-        """Hand over reports."""
-        ...
+DOWN_COMMAND = "down/cmd/"
 
 
 @dataclass(frozen=True)
@@ -61,12 +51,16 @@ class Hooks:
         on_contact: the control plane answered.
         on_conflict: somebody else uses this identity.
         heartbeat: returns the payload of a heartbeat, made now.
+        on_trouble: why there is no connection to the broker, for the status; None = it stands.
+        on_command: payload of a command that came down ``down/cmd/{id}``; None = this agent takes none.
     """
 
     on_desired: Callable[[bytes], None]
     on_contact: Callable[[], None]
     on_conflict: Callable[[], None]
     heartbeat: Callable[[], bytes]
+    on_command: Callable[[bytes], None] | None = None
+    on_trouble: Callable[[WavegateError | None], None] = lambda _error: None
 
 
 class Link:
@@ -82,6 +76,7 @@ class Link:
         rng: for jitter.
         wall_ms: UTC epoch ms, for the spool.
         poll_s: time between polls, until ``set_poll``.
+        ways: to the broker, in order of preference.
     """
 
     def __init__(
@@ -95,12 +90,14 @@ class Link:
         rng: random.Random,
         wall_ms: Callable[[], int],
         poll_s: float,
+        ways: tuple[Way, ...] = ("mqtt",),
     ) -> None:
         self._schedule, self._key, self._door, self._transport = schedule, key, door, transport
         self._spool, self._hooks, self._rng, self._wall_ms = spool, hooks, rng, wall_ms
         self._poll_s = poll_s
         self._etag = ""
-        self._connect_tries = self._poll_tries = 0
+        self._path = Route(ways)
+        self._poll_tries = 0
         self._down_since_ms = schedule.now_ms()
         self._up_since_ms = self._short_ups = 0
         self._held: list[UpEnvelope] = []
@@ -108,14 +105,15 @@ class Link:
 
     @property
     def route(self) -> str:
-        """How reports travel now: ``mqtt``, ``https``, or ``offline`` while a lost broker may still come back."""
+        """How reports travel: ``mqtt``, ``websocket``, ``https``, or ``offline`` while a lost broker may come back."""
         if self._is_closed:
             return "offline"
         if self._transport is None:
             return "https"
         if self._transport.connected:
-            return "mqtt"
-        return "https" if self._schedule.now_ms() - self._down_since_ms >= FALLBACK_AFTER_MS else "offline"
+            return self._path.way
+        is_long = self._path.slow_tries or self._schedule.now_ms() - self._down_since_ms >= FALLBACK_AFTER_MS
+        return "https" if is_long else "offline"
 
     def start(self) -> None:
         """Begin: connect, poll, flush."""
@@ -136,7 +134,7 @@ class Link:
 
     def heartbeat(self) -> None:
         """Send a heartbeat now, if there is a way; it is never kept."""
-        if self.route == "mqtt" and self._transport is not None:
+        if self._transport is not None and self._transport.connected:
             self._transport.publish(topics.UP_REPORTED, self._hooks.heartbeat())
         elif self.route == "https":
             self._wants_heartbeat = True
@@ -150,13 +148,18 @@ class Link:
         if self._is_posting:
             self._wants_flush = True
             return
-        if route == "mqtt" and self._transport is not None:
+        if route != "https" and self._transport is not None:
             self._held = []
             rows = self._next_rows()
             for row in rows:
+                if not self._transport.takes(row.leaf, row.payload):
+                    self._held.append(UpEnvelope(row.leaf, row.payload))
+                    continue
                 # What is not taken is marked as sent all the same, and comes again when its ack stays out.
                 self._transport.publish(row.leaf, row.payload)
-            if len(rows) == BATCH:
+            if self._held:
+                self._post(list(self._held))
+            elif rows:  # a batch may be cut short by its bytes
                 self._after("flush", 0.05, self._flush_again)
             return
         if not self._held:
@@ -166,8 +169,11 @@ class Link:
             batch.insert(0, UpEnvelope(topics.UP_REPORTED, self._hooks.heartbeat()))
             self._wants_heartbeat = False
         if batch:
-            self._is_posting = True
-            self._schedule.background(lambda: self._door.reports(batch), self._posted)
+            self._post(batch)
+
+    def _post(self, batch: list[UpEnvelope]) -> None:
+        self._is_posting = True
+        self._schedule.background(lambda: self._door.reports(batch), self._posted)
 
     def _next_rows(self) -> list[SpoolRow]:
         try:
@@ -184,51 +190,116 @@ class Link:
         """Take news of the connection. From any thread."""
         self._schedule.soon(lambda: self._state(is_up, reason))
 
+    def publish(self, leaf: str, payload: bytes) -> bool:
+        """Send what is not kept over the broker; False where it stands not now. From any thread."""
+        return self._transport is not None and self._transport.publish(leaf, payload)
+
     def close(self, farewell: bytes) -> None:
         """Send what can still be sent, say goodbye, and leave."""
-        if self.route == "mqtt":
+        if self._transport is not None and self._transport.connected:
             self.flush()
         self._is_closed = True
         if self._transport is not None:
             self._transport.close(farewell)
-        for name in ("connect", "poll", "flush"):
+        for name in ("connect", "poll", "flush", "look"):
             self._schedule.cancel((self._key, name))
+
+    def reconnect(self) -> None:
+        """Make the connection to the broker anew, where one stands: this device shows another certificate now."""
+        if self._transport is not None and self._transport.connected:
+            self._change()
 
     def _connect(self) -> None:
         transport = self._transport
         if transport is None or self._is_closed or transport.connected:
             return
+        way = self._path.way
 
         def done(result: BaseException | None) -> None:
-            if isinstance(result, BaseException):
-                _log.info("no connection to the broker: %s", result)
+            if isinstance(result, BaseException) and not self._is_closed:
+                _log.info("no connection to the broker by %s: %s", way, result)
+                if isinstance(result, WavegateError):
+                    self._hooks.on_trouble(result)
+                self._path = routes.told(routes.failed(self._path), "retry")
                 self._connect_later()
 
-        self._schedule.background(transport.connect, done)
+        self._schedule.background(lambda: transport.connect(way), done)
 
     def _connect_later(self) -> None:
-        self._connect_tries += 1
-        self._after("connect", RECONNECT.delay_s(self._connect_tries, self._rng.random()), self._connect)
+        self._after("connect", routes.wait_s(self._path, self._rng.random()), self._connect)
 
     def _state(self, is_up: bool, reason: str) -> None:
         now = self._schedule.now_ms()
         if is_up:
             self._up_since_ms = now
             self._schedule.cancel((self._key, "connect"))
+            self._hooks.on_trouble(None)
+            self._look_later()
             self.heartbeat()
             self.flush()
             return
         _log.info("the connection to the broker is lost: %s", reason)
         self._down_since_ms = now
+        trouble = routes.TROUBLES.get(reason)
         if self._up_since_ms and now - self._up_since_ms >= STABLE_MS:
-            self._connect_tries = self._short_ups = 0
-        elif self._up_since_ms:
-            self._short_ups += 1
+            self._path = routes.stood(self._path)
+            self._short_ups = 0
+        else:
+            self._short_ups += 1 if self._up_since_ms else 0
+            self._path = routes.failed(self._path)
         self._up_since_ms = 0
+        if trouble is not None:
+            self._path = routes.told(self._path, trouble.action)
+            self._hooks.on_trouble(TryAgain(trouble.sentence, code=trouble.code, remedy=trouble.remedy))
         if reason == "taken_over" or self._short_ups == CLONE_LOSSES:  # once for each row of short ones
             self._hooks.on_conflict()
         if not self._is_closed:
             self._connect_later()
+
+    def _look_later(self) -> None:
+        if self._path.better:
+            self._after("look", routes.look_s(self._path, self._rng.random()), self._look)
+
+    def _look(self) -> None:
+        """See whether a better way than the one in use has opened; nothing is given up before one has."""
+        transport, better = self._transport, self._path.better
+        if transport is None or self._is_closed or not transport.connected or not better:
+            return
+
+        def look() -> Way | None:
+            for way in better:
+                try:
+                    transport.look(way)
+                    return way
+                except TryAgain:
+                    continue
+            return None
+
+        def done(found: Way | BaseException | None) -> None:
+            if self._is_closed or not transport.connected:
+                return
+            was = self._path.way
+            self._path = routes.looked(self._path, None if isinstance(found, BaseException) else found)
+            if self._path.way != was:
+                _log.info("the broker can be reached by %s again", self._path.way)
+                self._change()
+            else:
+                self._look_later()
+
+        self._schedule.background(look, done)
+
+    def _change(self) -> None:
+        """Leave the connection that stands and make the next one: two of one identity cannot be at once."""
+        transport, self._up_since_ms = self._transport, 0
+        assert transport is not None
+        self._down_since_ms = self._schedule.now_ms()
+
+        def done(result: BaseException | None) -> None:
+            if isinstance(result, BaseException):
+                _log.info("the connection to the broker cannot be left in order: %s", result)
+            self._connect()
+
+        self._schedule.background(transport.close, done)
 
     def _down(self, leaf: str, payload: bytes) -> None:
         if self._is_closed:
@@ -240,14 +311,29 @@ class Link:
                 self._take_ack(codec.decode_ack(payload))
             except WavegateError as error:
                 _log.warning("an ack cannot be taken: %s", error)
+        elif leaf.startswith(DOWN_COMMAND) and self._hooks.on_command is not None:
+            self._hooks.on_command(payload)
         else:
             _log.info("a message on %s is of no kind this agent knows", leaf)
 
     def _take_ack(self, ack: Ack) -> None:
-        self._spool.acked(ack)
+        gone = 0
+        try:
+            gone = self._spool.acked(ack)
+        except WavegateError as error:  # the rows come again, and the control plane knows them
+            _log.warning("the spool cannot let go of what is stored: %s", error)
         self._hooks.on_contact()
-        if ack.missing:
+        if ack.commands and self._hooks.on_command is not None:
+            self._schedule.background(self._door.commands, self._fetched)
+        if ack.missing or gone:
             self.flush()
+
+    def _fetched(self, commands: list[bytes] | BaseException) -> None:
+        if isinstance(commands, BaseException):
+            _log.info("commands cannot be asked for: %s", commands)
+        elif not self._is_closed and (take := self._hooks.on_command) is not None:
+            for command in commands:
+                take(command)
 
     def _posted(self, ack: Ack | BaseException) -> None:
         self._is_posting = False
@@ -260,9 +346,9 @@ class Link:
             if isinstance(ack, Refused):
                 self._held = []  # so that one batch the server will never take does not hold up the others
             return
-        was_full, self._held = len(self._held) == BATCH, []
+        self._held = []
         self._take_ack(ack)
-        if was_full or self._wants_flush:
+        if self._wants_flush:
             self._wants_flush = False
             self.flush()
 

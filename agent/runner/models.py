@@ -6,6 +6,7 @@ kept out of the windows. Leaves decisions to the updater's core and slots to the
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import threading
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent.core.health import HealthNumbers
+from agent.core.health import HealthLimits, HealthNumbers
 from agent.errors import ModelUnknown, SafeMode
 from agent.inference.backend import REGISTRY, Tensors
 from agent.inference.engine import Engine, ModelStatus
@@ -27,6 +28,8 @@ from bundles.sketch.form import Window
 
 SELF_TEST_INPUTS = 256
 """At most; all goldens where they are fewer, because the signed rule speaks of all of them."""
+SUSPECT_INPUTS = HealthLimits.min_for_constant
+"""With so many different inputs and one answer to all of them, goldens tell whether the model still looks at them."""
 IDLE_REQUESTS = 3
 """With fewer answers than this since the activation, goldens are sent through the engine as a self-test."""
 
@@ -67,18 +70,23 @@ class EngineModels:
         return list(self._usable)
 
     def try_out(self, bundle: StagedBundle) -> TrialResult:
-        """Load the model and run its goldens in a throwaway child."""
+        """Load the model and run its goldens in a throwaway child; with ``swap: cold`` the running one rests."""
         spec = TrialSpec(self._spec(bundle), bundle.path_of("goldens"), bundle.manifest.health_check)
-        result = run_trial(spec)
+        with self._room_for(bundle):
+            result = run_trial(spec)
         self._p99_ms[bundle.release.sha256] = result.latency_p99_ms
         return result
 
     def activate(self, bundle: StagedBundle) -> None:
-        """Load in a new worker, swap, drain the old one; the old one's window is kept for the next ``cut``."""
+        """Load in a new worker, swap, drain the old one; the old one's window is kept for the next ``cut``.
+
+        With ``swap: cold`` the old worker ends before the new one loads, and comes back where that fails.
+        """
         model = bundle.manifest.model_key
         identity = ModelIdentity(model, bundle.release.sha256, bundle.manifest.version, bundle.variant.id)
         monitor = Monitor(bundle.baseline(), bundle.contract, identity, self._wall_ms)
-        self.engine.load(self._spec(bundle), self._observer(monitor))
+        with self._room_for(bundle):
+            self.engine.load(self._spec(bundle), self._observer(monitor))
         with self._lock:
             self._retire(self._watched.get(model))
             self._watched[model] = _Watched(bundle, monitor)
@@ -100,9 +108,15 @@ class EngineModels:
         if watched is None or status is None:
             return None
         self.engine.tick()
-        if status.stats.ok + sum(status.stats.errors.values()) < IDLE_REQUESTS:
-            self._self_test(watched)
         stats = status.stats
+        if stats.ok + sum(stats.errors.values()) < IDLE_REQUESTS:
+            if self._self_test(watched):
+                watched.self_tests_ok += 1
+            else:
+                watched.self_tests_failed += 1
+        distinct_outputs = stats.distinct_outputs
+        if distinct_outputs == 1 and stats.distinct_inputs >= SUSPECT_INPUTS and self._self_test(watched):
+            distinct_outputs = 0  # what it sees is always the same, and it is right about it
         lost = stats.crashes + stats.hangs
         numbers = HealthNumbers(
             requests=stats.ok + sum(stats.errors.values()),
@@ -113,6 +127,8 @@ class EngineModels:
             latency_p95_ms=stats.latency_p95_ms,
             self_tests_ok=watched.self_tests_ok,
             self_tests_failed=watched.self_tests_failed,
+            distinct_inputs=stats.distinct_inputs,
+            distinct_outputs=distinct_outputs,
         )
         return watched.bundle.release.sha256, numbers
 
@@ -142,6 +158,10 @@ class EngineModels:
     def close(self) -> None:
         """End every worker."""
         self.engine.close()
+
+    def _room_for(self, bundle: StagedBundle) -> contextlib.AbstractContextManager[None]:
+        is_cold = bundle.manifest.swap == "cold"
+        return self.engine.resting(bundle.manifest.model_key) if is_cold else contextlib.nullcontext()
 
     def _spec(self, bundle: StagedBundle) -> ModelSpec:
         variant = bundle.variant
@@ -176,7 +196,8 @@ class EngineModels:
         except (ModelUnknown, SafeMode):
             return None
 
-    def _self_test(self, watched: _Watched) -> None:
+    def _self_test(self, watched: _Watched) -> bool:
+        """Return whether golden inputs, sent through the live engine, come back right."""
         bundle = watched.bundle
         contract = bundle.contract
         goldens = read_goldens(bundle.path_of("goldens"), contract)
@@ -189,18 +210,14 @@ class EngineModels:
                 for name, array in prediction.outputs.items():
                     answers[name].append(array)
         except WavegateError:
-            watched.self_tests_failed += 1
-            return
+            return False
         finally:
             self._testing.is_self_test = False
         import numpy as np
 
         expected = {name: array[:count] for name, array in goldens.outputs.items()}
         stacked = {name: np.stack(arrays) for name, arrays in answers.items()}
-        if judge(bundle.manifest.health_check, contract, expected, stacked).ok:
-            watched.self_tests_ok += 1
-        else:
-            watched.self_tests_failed += 1
+        return judge(bundle.manifest.health_check, contract, expected, stacked).ok
 
 
 @functools.cache

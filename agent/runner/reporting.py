@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from agent.core import effects as fx
 from agent.core.state import UpdaterState
+from agent.room import Room
 from agent.runner.edges import Running
 from bundles.trust.device.summary import Level
 from bundles.trust.revocation import Standing
@@ -59,15 +60,11 @@ def model_reported(
 
     What answers is taken from the engine, not from the plan: a success is claimed only for what really answers.
     """
-    previous = state.previous if state.step.is_rest else state.committed
+    previous = state.before_committed if state.step.is_rest else state.committed
     if previous is not None and running is not None and previous.sha256 == running.sha256:
-        previous = state.previous
+        previous = state.before_committed
     counter = next(
-        (
-            r.counter
-            for r in (state.target, state.committed, state.previous)
-            if r and running and r.sha256 == running.sha256
-        ),
+        (r.counter for r in (state.target, *state.ways_back) if r and running and r.sha256 == running.sha256),
         0,
     )
     return ModelReported(
@@ -102,6 +99,7 @@ def reported(
     backlog: Backlog,
     trust_age_s: int,
     trust_level: Level,
+    room: Room,
 ) -> Reported:
     """Return the heartbeat."""
     return Reported(
@@ -122,6 +120,9 @@ def reported(
         tier=me.tier,
         trust_age_s=trust_age_s,
         trust_level=trust_level,
+        disk_free_bytes=room.disk_free_bytes,
+        disk_reserve_bytes=room.disk_reserve_bytes,
+        memory_available_bytes=room.memory_available_bytes,
     )
 
 

@@ -20,6 +20,19 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_SLEEP_S = 60.0
+"""At most so long a wait, whatever is due: the system's waits stand still while it is suspended, and the clock does
+not, so a device that woke is late by no more than this."""
+STALE_TIMERS = 64
+
+
+def _since_boot_ns() -> int:
+    """Return time that only rises, and goes on while the device is suspended.
+
+    The control plane counts its deadlines while a device sleeps, so the device must too: by ``CLOCK_MONOTONIC``, which
+    stands still then on Linux (clock_gettime(2)), eight hours of sleep would be eight hours of silence added to each
+    heartbeat, poll and probation. Where there is no ``CLOCK_BOOTTIME`` the monotonic clock has to do.
+    """
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic_ns()
 
 
 class SteadyClock:
@@ -27,18 +40,25 @@ class SteadyClock:
 
     Deadlines are kept by ``now_ms``: a corrected wall clock must not fire every one of them. What is sent or compared
     with signed times is ``wall_ms``.
+
+    Args:
+        steady_ns: only rises, at the pace of time; any origin.
+        wall_ns: the system's clock.
     """
 
-    def __init__(self) -> None:
-        self._origin_ms = time.time_ns() // 1_000_000 - time.monotonic_ns() // 1_000_000
+    def __init__(
+        self, steady_ns: Callable[[], int] = _since_boot_ns, wall_ns: Callable[[], int] = time.time_ns
+    ) -> None:
+        self._steady_ns, self._wall_ns = steady_ns, wall_ns
+        self._origin_ms = wall_ns() // 1_000_000 - steady_ns() // 1_000_000
 
     def now_ms(self) -> int:
-        """Return the wall clock at the start plus monotonic time since."""
-        return self._origin_ms + time.monotonic_ns() // 1_000_000
+        """Return the wall clock at the start plus steady time since."""
+        return self._origin_ms + self._steady_ns() // 1_000_000
 
     def wall_ms(self) -> int:
         """Return the system's clock, right or wrong."""
-        return time.time_ns() // 1_000_000
+        return self._wall_ns() // 1_000_000
 
 
 class Schedule:
@@ -79,6 +99,9 @@ class Schedule:
             number = next(self._order)
             self._timers[key] = (number, call)
             heapq.heappush(self._heap, (due_ms, number, key))
+            if len(self._heap) > 2 * len(self._timers) + STALE_TIMERS:  # replaced ones wait for their time otherwise
+                self._heap = [entry for entry in self._heap if self._timers.get(entry[2], (-1,))[0] == entry[1]]
+                heapq.heapify(self._heap)
             self._wake.notify()
 
     def cancel(self, key: Hashable) -> None:
@@ -103,15 +126,17 @@ class Schedule:
 
     def run(self) -> None:
         """Carry out calls and timers until ``stop``. What a call raises is counted and logged, and the line goes on."""
+        while (call := self._next()) is not None:
+            self._carry_out(call)
+
+    def run_due(self) -> int | None:
+        """Carry out what is due now and return when the next timer is (None = none): for whoever moves the clock."""
         while True:
-            call = self._next()
+            with self._wake:
+                call, due_ms = self._due()
             if call is None:
-                return
-            try:
-                call()
-            except Exception:  # the outermost loop of the agent
-                self.failures += 1
-                _log.exception("an agent call failed")
+                return due_ms
+            self._carry_out(call)
 
     def stop(self) -> None:
         """End ``run`` after the call in progress, and the background threads after theirs. From any thread."""
@@ -121,26 +146,39 @@ class Schedule:
         with self._has_job:
             self._has_job.notify_all()
 
+    def _carry_out(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception:  # the outermost loop of the agent
+            self.failures += 1
+            _log.exception("an agent call failed")
+
     def _next(self) -> Callable[[], None] | None:
         with self._wake:
-            while True:
-                if self._is_stopping:
-                    return None
-                wait_s = MAX_SLEEP_S
-                if self._heap:
-                    due_ms, number, key = self._heap[0]
-                    timer = self._timers.get(key)
-                    if timer is None or timer[0] != number:  # replaced or cancelled since
-                        heapq.heappop(self._heap)
-                        continue
-                    wait_s = min(wait_s, (due_ms - self.now_ms()) / 1000)
-                    if wait_s <= 0:
-                        heapq.heappop(self._heap)
-                        del self._timers[key]
-                        return timer[1]
-                if self._calls:  # after timers: a flood of calls must not keep deadlines from firing
-                    return self._calls.popleft()
-                self._wake.wait(wait_s)
+            while not self._is_stopping:
+                call, due_ms = self._due()
+                if call is not None:
+                    return call
+                self._wake.wait(MAX_SLEEP_S if due_ms is None else min(MAX_SLEEP_S, (due_ms - self.now_ms()) / 1000))
+            return None
+
+    def _due(self) -> tuple[Callable[[], None] | None, int | None]:
+        """Return what is to be done now, or when the next timer is due. With the lock held."""
+        next_ms: int | None = None
+        while self._heap:
+            due_ms, number, key = self._heap[0]
+            timer = self._timers.get(key)
+            is_current = timer is not None and timer[0] == number  # not replaced or cancelled since
+            if is_current and due_ms > self.now_ms():
+                next_ms = due_ms
+                break
+            heapq.heappop(self._heap)
+            if is_current and timer is not None:
+                del self._timers[key]
+                return timer[1], None
+        if self._calls:  # after timers: a flood of calls must not keep deadlines from firing
+            return self._calls.popleft(), None
+        return None, next_ms
 
     def _work(self) -> None:
         while True:

@@ -51,6 +51,10 @@ class Updates:
         failed: turns what a slow handler raised into its answer.
         changed: told after each event that changed a state.
         key: of this device's timers on a shared schedule.
+
+    Attributes:
+        policy: those bounds.
+        states: of each model.
     """
 
     def __init__(
@@ -64,10 +68,11 @@ class Updates:
         changed: Callable[[str], None],
         key: str = "",
     ) -> None:
-        self._schedule, self._policy, self._save_journal = schedule, policy, save_journal
+        self._schedule, self.policy, self._save_journal = schedule, policy, save_journal
         self._quick, self._slow, self._failed, self._changed = quick, slow, failed, changed
         self._key = key
         self._lanes: dict[str, _Lane] = {}
+        self._answered: set[str] = set()
         self.states: dict[str, UpdaterState] = {}
 
     def offer(self, model: str, event: ev.Event) -> None:
@@ -77,7 +82,7 @@ class Updates:
         """
         event = replace(event, at_ms=self._schedule.now_ms())
         before = self.states.get(model) or UpdaterState(model)
-        after, effects = update(before, event, self._policy)
+        after, effects = update(before, event, self.policy)
         try:
             for effect in effects:
                 if isinstance(effect, fx.Journal):
@@ -89,6 +94,11 @@ class Updates:
                 event.at_ms + JOURNAL_RETRY_MS,
                 lambda: self.offer(model, event),
             )
+            if isinstance(event, ev.Booted) and model not in self._answered:
+                self._answered.add(model)
+                for effect in effects:
+                    if _is_known_way(before, effect):
+                        self.carry_out(model, effect)
             return
         self.states[model] = after
         for effect in effects:
@@ -144,3 +154,13 @@ class Updates:
             self._next_slow(model, lane)
 
         self._schedule.background(lambda: handler(model, effect), done)
+
+
+def _is_known_way(state: UpdaterState, effect: fx.Effect) -> bool:
+    """Whether ``effect`` makes a release answer that the journal on disk names already as one to return to.
+
+    A start on a full disk must not wait for room in the journal before anything answers; nothing new is risked by it.
+    """
+    if isinstance(effect, fx.Revert):
+        return effect.to is not None and effect.to in (state.revert_to, *state.ways_back)
+    return isinstance(effect, fx.Serve)

@@ -1,4 +1,4 @@
-"""What is on the device's disk: blobs, slots, the pointer to the active slot, the journal.
+"""What is on the device's disk: blobs, slots, the pointer to the active slot, the journal, factory bundles.
 
 ``Store`` is the room; ``FileSystem`` is the few operations it needs of a disk, ``LocalFileSystem`` the real one.
 """

@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -66,6 +67,10 @@ class FileSystem(Protocol):
         """Give a file a second name; where the disk has no hard links, copy it and make the copy durable."""
         ...
 
+    def has_hard_links(self) -> bool:
+        """Whether ``link`` costs no room; where it does, it copies."""
+        ...
+
     def unlink(self, path: str) -> None:
         """Remove a file's name; silent where there is none."""
         ...
@@ -104,6 +109,7 @@ class LocalFileSystem:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._has_hard_links: bool | None = None
 
     def read(self, path: str) -> bytes:
         """Return a file's content."""
@@ -165,6 +171,26 @@ class LocalFileSystem:
             shutil.copyfile(self.absolute(source), self.absolute(target))
         self.fsync(target)
 
+    def has_hard_links(self) -> bool:
+        """Try it, once; a disk that cannot be tried at present is taken to have them."""
+        if self._has_hard_links is None:
+            first, second = self.absolute(".link-1.tmp"), self.absolute(".link-2.tmp")
+            try:
+                first.touch(mode=0o600)
+                second.hardlink_to(first)
+                self._has_hard_links = True
+            except FileExistsError:
+                return True
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    return True
+                self._has_hard_links = False
+            finally:
+                with suppress(OSError):
+                    second.unlink(missing_ok=True)
+                    first.unlink(missing_ok=True)
+        return self._has_hard_links
+
     def unlink(self, path: str) -> None:
         """unlink(2)."""
         with _one_family(path):
@@ -188,12 +214,17 @@ class LocalFileSystem:
 
     def is_dir(self, path: str) -> bool:
         """Whether the path names a folder."""
-        return self.absolute(path).is_dir()
+        with _one_family(path):
+            return self.absolute(path).is_dir()
 
     def size(self, path: str) -> int | None:
         """Return a file's length in bytes, or None."""
-        file = self.absolute(path)
-        return file.stat().st_size if file.is_file() else None
+        with _one_family(path):
+            try:
+                found = self.absolute(path).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def free_bytes(self) -> int:
         """Return what an unprivileged process may still write."""

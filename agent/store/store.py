@@ -4,9 +4,10 @@ Layout, relative to the agent's folder::
 
     blobs/sha256/<hex>        whole, durable content
     blobs/part/<hex>          content on its way in
-    slots/<n>/bundle.json     one unpacked bundle: the manifest and the files this device needs, linked to their blobs
+    slots/<n>/                one unpacked bundle: bundle.json, and the files this device needs, linked to their blobs
     current.<team>+<model>    which slot answers: {"v": 1, "slot": n, "sha256": bundle digest}
     journal/<team>+<model>    the updater's state
+    factory/<hex>             what the device was made with (see ``factory``)
 
 Rules: names appear by rename, after their content was made durable, and the folder after them; a slot under its number
 is complete; nothing that a pointer names is ever collected. Says nothing about *when*: that is the updater's.
@@ -14,14 +15,17 @@ is complete; nothing that a pointer names is ever collected. Says nothing about 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection
+from contextlib import suppress
 
 import msgspec
 
 from agent.core.state import Release
-from agent.store.blobs import PART, WHOLE
+from agent.store.blobs import PART, WHOLE, blob_path
+from agent.store.factory import Factories
 from agent.store.files import FileSystem, missing
-from agent.store.slots import MANIFEST, Slot, Slots
+from agent.store.slots import MANIFEST, Slot
 from bundles.digest import canonical_json
 from bundles.errors import BundleRefused, TryAgain
 
@@ -37,7 +41,7 @@ class _Pointer(msgspec.Struct):
     v: int = POINTER_VERSION
 
 
-class Store(Slots):
+class Store(Factories):
     """One device's store. Safe to use from several threads as long as one model has one thread at a time."""
 
     def __init__(self, fs: FileSystem, reserve_bytes: int = RESERVE_BYTES) -> None:
@@ -60,13 +64,15 @@ class Store(Slots):
         for name in self._fs.list("slots"):
             if not name.isdecimal() or self._slot_at(int(name)) is None:
                 self._remove_tree(f"slots/{name}")
+        self._open_factory()
 
     # --- journal ---
 
     def models(self) -> list[str]:
-        """Return the models (``team/model``) that have a journal."""
-        names = self._fs.list("journal")
-        return [name.replace("+", "/") for name in names if not name.endswith(_TEMPORARY)]
+        """Return the models (``team/model``) of this device: by a journal, a pointer or a factory bundle."""
+        journals = [name for name in self._fs.list("journal") if not name.endswith(_TEMPORARY)]
+        names = [name.replace("+", "/") for name in (*journals, *self._pointed()) if name.count("+") == 1]
+        return sorted({*names, *self.factory_models()})
 
     def load_journal(self, model: str) -> bytes | None:
         """Return the journal's bytes, None where the model has none."""
@@ -101,7 +107,7 @@ class Store(Slots):
         if manifest is None or sha256 is None:
             return None
         slot = self.slot(sha256)
-        length = self._fs.size(f"{slot.folder}/{MANIFEST}") if slot else None
+        length = self._fs.size(f"{slot.folder}/{MANIFEST}" if slot else blob_path(sha256))
         return Release(manifest.target_path, sha256, length or 0, manifest.release_counter, manifest.version)
 
     def activate(self, model: str, sha256: str) -> Slot:
@@ -140,16 +146,37 @@ class Store(Slots):
 
     # --- garbage ---
 
+    def still(self) -> threading.RLock:
+        """Return the store's lock: while it is held nothing is staged, collected or begun to be brought."""
+        return self._lock
+
+    def only_in(self, sha256: str, others: Collection[str]) -> int:
+        """Return how many more bytes would be free without a bundle, what it shares with ``others`` not counted."""
+        needed: set[str] = set()
+        for other in others:
+            with suppress(TryAgain, BundleRefused):
+                needed.update(entry.sha256 for entry in self.manifest(other).files)
+        try:
+            files = {entry.sha256 for entry in self.manifest(sha256).files}
+        except (TryAgain, BundleRefused):
+            return 0
+        copies = 1 if self._fs.has_hard_links() else 2  # a blob, and the slot's own
+        return copies * sum(self.held_bytes(blob) for blob in files - needed)
+
     def collect_garbage(self, keep: Collection[str]) -> None:
         """Remove slots and blobs of bundles that are neither in ``keep`` nor named by a pointer.
 
         Args:
             keep: bundle digests: the union of ``UpdaterState.retained`` over *all* models of the device.
         """
+        with self._lock:  # nothing is staged, and no download begins, between the look and the removal
+            self._collect(keep)
+
+    def _collect(self, keep: Collection[str]) -> None:
         # Listed before what is needed is known: whatever another model's download adds from here on is not looked at.
         held = [f"{folder}/{name}" for folder in (WHOLE, PART) for name in self._fs.list(folder)]
         kept = set(keep) | {p.sha256 for p in map(self._pointer, self._pointed()) if p}
-        needed = set(kept)
+        needed = kept | {entry.sha256 for entry in self._coming}
         for sha256 in kept:
             try:
                 needed.update(f.sha256 for f in self.manifest(sha256).files)

@@ -22,11 +22,11 @@ from agent.https import DeviceDoor, Door, open_client
 from agent.identity import Identity, pinned_context, write_durably
 from agent.mqtt import Edges, MqttLink, PresenceState, Transport
 from agent.runner.assurance import Assurance
+from agent.runner.blobs import Price, ServerBlobs, ServerSource
 from agent.runner.credentials import Credentials, enroll_over_https
 from agent.runner.device import Device, Parts
 from agent.runner.reporting import Self
 from agent.runner.schedule import Schedule, SteadyClock
-from agent.runner.steps import ServerBlobs
 from agent.runner.stream import Accuracy, load_rows
 from agent.runner.wiring import first_profile, next_session, probe_runtimes, read_bootstrap_root
 from agent.spool import Spool
@@ -47,6 +47,8 @@ WORKERS = 32
 ENROLLING = 4
 STREAM_TICK_MS = 1000
 STOP_S = 8.0
+AT_ONCE = Price(within_s=lambda _length: 0.0)
+"""The first device that wants a blob fetches it for all of them: there is no crowd to spread."""
 
 
 @dataclass(frozen=True)
@@ -327,7 +329,7 @@ class Fleet:
             spool=spool,
             assurance=Assurance(trust, clock.wall_ms, clock.now_ms),
             models=models,
-            fetch=SharedBlobs(self._cache, ServerBlobs(door, rng), outage, self._locks),
+            fetch=SharedBlobs(self._cache, ServerBlobs(ServerSource(door), rng, AT_ONCE), outage, self._locks),
             door=OutageDoor(door, outage),
             transport=transport if broker else None,
             accuracy=accuracy,

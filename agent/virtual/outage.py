@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from agent.core.route import Way
 from agent.https import DesiredAnswer, DeviceDoor
 from agent.mqtt import MqttLink
 from bundles.errors import TryAgain
@@ -54,6 +55,11 @@ class OutageDoor:
         self._outage.check()
         return self._door.reports(batch)
 
+    def commands(self) -> list[bytes]:
+        """As ``DeviceDoor.commands``."""
+        self._outage.check()
+        return self._door.commands()
+
 
 class OutageTransport:
     """A broker connection that may be cut."""
@@ -66,10 +72,19 @@ class OutageTransport:
         """Whether the broker is there, and the network too."""
         return self._link.connected and not self._outage.is_cut
 
-    def connect(self) -> None:
+    def connect(self, way: Way = "mqtt") -> None:
         """As ``MqttLink.connect``."""
         self._outage.check()
-        self._link.connect()
+        self._link.connect(way)
+
+    def look(self, way: Way) -> None:
+        """As ``MqttLink.look``."""
+        self._outage.check()
+        self._link.look(way)
+
+    def takes(self, leaf: str, payload: bytes) -> bool:
+        """As ``MqttLink.takes``."""
+        return self._link.takes(leaf, payload)
 
     def publish(self, leaf: str, payload: bytes, qos: int = 1) -> bool:
         """As ``MqttLink.publish``."""

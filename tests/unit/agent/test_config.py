@@ -1,5 +1,6 @@
 import pytest
 
+from agent.conditions import Maintenance
 from agent.config import AgentConfig, Stream, dump_config, load_config
 from bundles.errors import AskPerson
 
@@ -25,6 +26,13 @@ def test_what_is_written_is_read_back(tmp_path):
         commit_offline=True,
         mqtt=False,
         heartbeat_s=1.5,
+        rate_limit_kib_s=500,
+        byte_budget_mib_day=50,
+        blob_sources=("mqtt", "https"),
+        maintenance=(Maintenance("0 2 * * sat", 4), Maintenance("30 3 * * *", 0.5, "Europe/Berlin")),
+        min_battery_percent=30,
+        metered="yes",
+        metered_download=True,
         stream=Stream("/a/b.npz", 20.0),
     )
     assert load_config(write(tmp_path, dump_config(config))) == config
@@ -46,6 +54,23 @@ def test_what_is_written_is_read_back(tmp_path):
         ("[labels]\nsite = 3", "labels"),
         ("[stream]\nfile = 'x'\nspeed = 2", "stream"),
         ("[stream]\nrate_hz = 0", "rate_hz"),
+        ("blob_sources = []", "blob_sources"),
+        ("blob_sources = ['https', 'https']", "blob_sources"),
+        ("blob_sources = ['ftp']", "blob_sources"),
+        ("blob_sources = 'https'", "blob_sources"),
+        ("rate_limit_kib_s = -1", "rate_limit_kib_s"),
+        ("byte_budget_mib_day = 'much'", "byte_budget_mib_day"),
+        ("min_battery_percent = 101", "min_battery_percent"),
+        ("min_battery_percent = true", "min_battery_percent"),
+        ("metered = 'maybe'", "maybe"),
+        ("metered_download = 1", "metered_download"),
+        ("[[maintenance]]\nstart = '0 2 * * *'", "maintenance"),
+        ("[[maintenance]]\nstart = '0 2 * *'\nhours = 4", "4 fields"),
+        ("[[maintenance]]\nstart = '0 2 * * *'\nhours = 200", "200 hours"),
+        ("[[maintenance]]\nstart = '0 2 * * *'\nhours = 4\ntz = 'Europe/Atlantis'", "Atlantis"),
+        ("[[maintenance]]\nstart = 2\nhours = 4", "maintenance"),
+        ("[[maintenance]]\nstart = '0 2 * * *'\nhours = 4\nday = 1", "maintenance"),
+        ("maintenance = 'nightly'", "maintenance"),
         ("not toml", "read"),
     ],
 )

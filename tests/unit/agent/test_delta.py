@@ -32,7 +32,7 @@ class Server:
     """
 
     def __init__(self, whole=NEW, delta=(404, b"")):
-        self.whole, self.delta, self.breaks, self.lies = whole, delta, [], None
+        self.whole, self.delta, self.breaks, self.lies, self.retry_after_s = whole, delta, [], None, None
         self.requests = []
         self.waits = []
 
@@ -49,7 +49,8 @@ class Server:
         rest = body[offset:]
         limit = self.breaks.pop(0) if self.breaks else None
         length = len(rest) if self.lies is None else self.lies
-        yield Answer(206 if offset and status == 200 else status, self.pieces(rest, limit), length, offset)
+        patience = self.retry_after_s if status == 503 else None
+        yield Answer(206 if offset and status == 200 else status, self.pieces(rest, limit), length, offset, patience)
 
     def pieces(self, body, limit):
         for at in range(0, len(body), 97):
@@ -91,6 +92,25 @@ def test_a_delta_makes_the_blob_and_its_bytes_are_counted(fetch):
     assert (brought.by_delta, brought.bytes_received, told) == (True, len(delta()), [])
     assert len(delta()) < len(NEW) / 10
     assert not server.asked_for("whole")
+
+
+@pytest.mark.parametrize(("retry_after_s", "by_delta"), [(1.0, True), (None, False)], ids=["asked for", "not"])
+def test_a_delta_that_takes_long_to_make_is_waited_for_in_proportion_to_the_file(
+    fetch, monkeypatch, retry_after_s, by_delta
+):
+    monkeypatch.setattr("agent.delta.BYTES_A_TRY", len(NEW) / 5)
+    server = Server(delta=[*[(503, b"")] * 6, (200, delta())])
+    server.retry_after_s = retry_after_s
+    assert fetch(server)[0].by_delta is by_delta
+
+
+def test_waiting_for_a_delta_has_an_end(fetch, monkeypatch):
+    monkeypatch.setattr("agent.delta.BYTES_A_TRY", len(NEW) / 5)
+    server = Server(delta=(503, b""))
+    server.retry_after_s = 1.0
+    brought, told = fetch(server)
+    assert (brought.by_delta, told) == (False, ["DELTA_INTERRUPTED"])
+    assert len(server.asked_for("delta")) == POLICY.max_tries + 5
 
 
 def test_a_server_without_deltas_is_no_failure(fetch):

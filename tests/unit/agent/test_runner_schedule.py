@@ -86,3 +86,54 @@ def test_a_flood_of_calls_does_not_keep_timers_from_firing(schedule):
     schedule.at("timer", schedule.now_ms() + 20, fired.set)
     schedule.soon(flood)
     assert fired.wait(10)
+
+
+class Watch:
+    """A device's two clocks, set by hand, in nanoseconds."""
+
+    def __init__(self):
+        self.steady = 5 * 10**9
+        self.wall = 10 * 10**9  # 1970, as a device without a battery starts
+
+    def pass_s(self, seconds):
+        self.steady += seconds * 10**9
+        self.wall += seconds * 10**9
+
+
+@pytest.mark.parametrize("jump_s", [56 * 365 * 86_400, 10 * 365 * 86_400, -3_600])
+def test_a_wall_clock_that_jumps_fires_no_deadline_early_or_late(jump_s):
+    watch = Watch()
+    clock = SteadyClock(lambda: watch.steady, lambda: watch.wall)
+    schedule, fired = Schedule(clock.now_ms, workers=0), []
+    for number in range(100):
+        schedule.at(number, clock.now_ms() + 60_000, lambda number=number: fired.append(number))
+    watch.pass_s(59)
+    watch.wall += jump_s * 10**9
+    assert schedule.run_due() == clock.now_ms() + 1_000
+    assert (fired, clock.wall_ms()) == ([], watch.wall // 10**6)
+    watch.pass_s(1)
+    assert schedule.run_due() is None
+    assert fired == list(range(100))
+
+
+def test_after_eight_hours_of_sleep_each_timer_fires_once():
+    watch = Watch()
+    clock = SteadyClock(lambda: watch.steady, lambda: watch.wall)
+    schedule, beats = Schedule(clock.now_ms, workers=0), []
+
+    def beat():
+        beats.append(clock.now_ms())
+        schedule.at("beat", clock.now_ms() + 60_000, beat)
+
+    schedule.at("beat", clock.now_ms() + 60_000, beat)
+    watch.pass_s(8 * 3_600)
+    assert schedule.run_due() == clock.now_ms() + 60_000
+    assert beats == [clock.now_ms()]
+
+
+def test_timers_replaced_over_and_over_leave_nothing_behind():
+    schedule = Schedule(lambda: 0, workers=0)
+    for number in range(10_000):
+        schedule.at("poll", 10**9 + number, lambda: None)
+    assert len(schedule._heap) < 100
+    assert schedule.run_due() == 10**9 + 9_999

@@ -18,6 +18,10 @@ from bundles.errors import TryAgain
 MODEL = "vision/digits"
 RELEASE = Release("vision/digits/1.0.0/bundle.json", "a" * 64, 100, 1)
 ASKED = ev.DesiredChanged(0, Asked(1, RELEASE))
+ADMITTED = {
+    fx.Authorize: ev.Authorized(0, RELEASE.sha256),
+    fx.Admit: ev.Admitted(0, RELEASE.sha256, "download"),
+}
 
 
 class Rig:
@@ -27,7 +31,7 @@ class Rig:
         monkeypatch.setattr(updates_module, "JOURNAL_RETRY_MS", 20)
         self.log, self.journal, self.disk_errors, self.answers = [], [], 0, {}
         self.schedule = Schedule(SteadyClock().now_ms, workers=2)
-        slow = [fx.Authorize, fx.Download, fx.Verify, fx.Stage, fx.Activate, fx.Revert, fx.Serve, fx.Judge]
+        slow = [fx.Authorize, fx.Admit, fx.Download, fx.Verify, fx.Stage, fx.Activate, fx.Revert, fx.Serve, fx.Judge]
         silent = [fx.Commit, fx.RaiseFloor, fx.CollectGarbage, fx.Discard]
         self.updates = Updates(
             self.schedule,
@@ -103,7 +107,7 @@ def test_a_journal_that_cannot_be_written_stops_everything_until_it_can(rig):
 
 
 def test_answers_lead_to_the_next_step(rig):
-    rig.answers = {fx.Authorize: ev.Authorized(0, RELEASE.sha256), fx.Download: TryAgain("net", code="DOWNLOAD_X")}
+    rig.answers = {**ADMITTED, fx.Download: TryAgain("net", code="DOWNLOAD_X")}
     rig.offer(ASKED)
     rig.until(lambda: any(name == "Download" for name, _ in rig.log))
     names = [name for name, _ in rig.log if name in ("Authorize", "Download")]
@@ -127,7 +131,7 @@ def test_times_never_fall_even_for_late_answers(rig):
         seen.append(rig.updates.states[model].since_ms)
 
     rig.updates.offer = offer
-    rig.answers = {fx.Authorize: ev.Authorized(0, RELEASE.sha256)}
+    rig.answers = ADMITTED
     rig.offer(ASKED)
     rig.offer(replace(ASKED, asked=Asked(2, RELEASE)))
     rig.until(lambda: rig.step is Step.DOWNLOADING)

@@ -230,3 +230,174 @@ def test_a_disk_without_room_is_a_clear_error(store, tmp_path):
     with pytest.raises(TryAgain) as caught:
         store.save_journal(MODEL, b"x" * 10_000)
     assert caught.value.code == "DISK_FULL"
+
+
+def test_what_is_missing_is_said_in_bytes(store, monkeypatch):
+    monkeypatch.setattr(LocalFileSystem, "free_bytes", lambda self: 2000)
+    with pytest.raises(TryAgain) as caught:
+        store.check_space(1500)
+    assert caught.value.details["missing_bytes"] == 1500 + 1024 - 2000
+    assert "524 bytes are missing" in caught.value.sentence
+
+
+def test_a_part_stops_where_the_reserve_begins(store, monkeypatch):
+    part = store.blob(sha256_hex(b"x" * 100), 100)
+    part.append(b"x" * 40)
+    monkeypatch.setattr(LocalFileSystem, "free_bytes", lambda self: 1024 + 30)
+    with pytest.raises(TryAgain) as caught:
+        part.append(b"x" * 60)
+    assert caught.value.code == "DISK_FULL"
+    assert part.size() == 40, "what arrived before stays"
+    store.save_journal(MODEL, b"journals are what the reserve is for")
+
+
+def test_a_disk_without_hard_links_needs_room_for_copies_too(store, monkeypatch):
+    def no_links(self, target):
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr("pathlib.Path.hardlink_to", no_links)
+    files = [BundleFile("m.onnx", sha256_hex(b"m"), 600, "model")]
+    monkeypatch.setattr(LocalFileSystem, "free_bytes", lambda self: 1024 + 1199)
+    with pytest.raises(TryAgain):
+        store.coming(files).__enter__()
+    monkeypatch.setattr(LocalFileSystem, "free_bytes", lambda self: 1024 + 1200)
+    with store.coming(files):
+        pass
+
+
+def test_what_is_on_its_way_is_not_collected_even_where_nobody_names_it(store):
+    slot, files = install(store, 1)
+    store.discard(slot.sha256)
+    with store.coming(files):
+        store.collect_garbage(())
+        assert all(store.has_blob(f.sha256, f.length) for f in files)
+    store.collect_garbage(())
+    assert not any(store.has_blob(f.sha256, f.length) for f in files)
+
+
+def test_a_damaged_copy_is_not_adopted(store, tmp_path):
+    slot, files = install(store, 1)
+    (tmp_path / "blobs/sha256" / files[0].sha256).unlink()
+    assert store.adopt(files[0].sha256, files[0].length)
+    (tmp_path / "blobs/sha256" / files[0].sha256).unlink()
+    Path(store.path(slot, files[0].path)).write_bytes(b"x" * files[0].length)
+    assert not store.adopt(files[0].sha256, files[0].length)
+
+
+def test_a_slot_that_lacks_a_file_it_needs_is_damaged(store):
+    slot, files = install(store, 1)
+    Path(store.path(slot, "nested/m.onnx")).unlink()
+    store.check_slot(slot.sha256)  # another variant's file, for all it knows
+    with pytest.raises(TryAgain) as caught:
+        store.check_slot(slot.sha256, files)
+    assert caught.value.code == "STORE_MISSING"
+
+
+def test_a_slot_whose_manifest_was_damaged_is_in_nobodys_way_and_is_collected(store, tmp_path):
+    install(store, 1)
+    (tmp_path / "slots/1/bundle.json").write_bytes(b"{")
+    slot, _ = install(store, 2)
+    assert slot.number == 2
+    store.open()
+    store.collect_garbage({slot.sha256})
+    assert [p.name for p in (tmp_path / "slots").iterdir()] == ["2"]
+
+
+@pytest.mark.parametrize("damaged", ["slot", "blob", "blob gone"])
+def test_one_bad_manifest_does_not_cost_the_bundle_its_other_files(store, tmp_path, damaged):
+    slot, files = install(store, 1)
+    store.activate(MODEL, slot.sha256)
+    length = store.active_release(MODEL).length
+    blob = tmp_path / "blobs/sha256" / slot.sha256
+    assert not blob.samefile(store.path(slot, "bundle.json"))
+    match damaged:
+        case "slot":
+            Path(store.path(slot, "bundle.json")).write_bytes(b"{")
+            assert store.slot(slot.sha256) is None
+        case "blob":
+            blob.write_bytes(b"x" * length)
+        case "blob gone":
+            blob.unlink()
+    store.collect_garbage({slot.sha256})
+    assert all(store.has_blob(entry.sha256, entry.length) for entry in files)
+    if damaged == "blob":
+        with pytest.raises(TryAgain):
+            store.verify(slot.sha256, files)
+    assert store.adopt(slot.sha256, length), "the other copy of the manifest is on this disk"
+    store.verify(slot.sha256, files)
+    assert store.stage(slot.sha256, files).sha256 == slot.sha256
+    store.check_slot(slot.sha256, files)
+
+
+def test_without_hard_links_a_slot_is_not_begun_that_would_eat_into_the_reserve(store, tmp_path, monkeypatch):
+    def no_links(self, target):
+        raise OSError(errno.EPERM, "no hard links here")
+
+    slot, files = install(store, 1)
+    store.discard(slot.sha256)
+    monkeypatch.setattr("pathlib.Path.hardlink_to", no_links)
+    store._fs._has_hard_links = None
+    total = sum(entry.length for entry in files)
+    monkeypatch.setattr(LocalFileSystem, "free_bytes", lambda self: 1024 + total - 1)
+    with pytest.raises(TryAgain) as caught:
+        store.stage(slot.sha256, files)
+    assert (caught.value.code, caught.value.details) == ("DISK_FULL", {"missing_bytes": 1})
+    assert list((tmp_path / "slots").iterdir()) == []
+    monkeypatch.setattr(LocalFileSystem, "free_bytes", lambda self: 1024 + total)
+    store.stage(slot.sha256, files)
+    assert store.only_in(slot.sha256, ()) == 2 * total, "without it, the blobs and the copies are gone"
+
+
+def test_a_disk_that_does_not_answer_is_one_family_too(store, monkeypatch):
+    def fail(self, **_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.stat", fail)
+        for ask in (store._fs.size, store._fs.is_dir, store._fs.list):
+            with pytest.raises(TryAgain) as caught:
+                ask("slots")
+            assert caught.value.code == "STORE_IO"
+
+
+def place(store, n, content=None):
+    data = {"nested/m.onnx": f"model {n}".encode() * 9, "contract.json": b"{}"}
+    files = [
+        BundleFile(path, sha256_hex(d), len(d), "model" if "onnx" in path else "contract") for path, d in data.items()
+    ]
+    manifest = Manifest(
+        "vision", "digits", f"{n}.0.0", n, "prod", 0, files, [Variant("any", "onnxruntime", "nested/m.onnx")]
+    )
+    pieces = lambda entry: [content if content is not None else data[entry.path]]  # noqa: E731
+    return store.place_factory(encode_manifest(manifest), files, pieces), files
+
+
+def test_a_factory_bundle_shares_no_content_with_blobs_and_slots(store, tmp_path):
+    slot, files = install(store, 1)
+    placed, _ = place(store, 1)
+    assert placed.sha256 == slot.sha256
+    assert store.slot(slot.sha256).number == 1, "the numbered slot comes first"
+    for entry in files:
+        copy = tmp_path / "factory" / placed.sha256 / entry.path
+        assert copy.stat().st_nlink == 1
+    store.discard(slot.sha256)
+    store.check_slot(placed.sha256, files)
+
+
+def test_a_factory_bundle_of_wrong_content_takes_no_place(store, tmp_path):
+    first, files = place(store, 1)
+    with pytest.raises(TryAgain) as caught:
+        place(store, 2, content=b"something else")
+    assert caught.value.code == "STORE_CORRUPT"
+    assert store.factory(MODEL).sha256 == first.sha256
+    store.check_slot(first.sha256, files)
+    store.open()
+    assert [p.name for p in (tmp_path / "factory").iterdir()] == [first.sha256]
+
+
+def test_models_are_found_by_journal_pointer_or_factory_bundle(store):
+    store.save_journal("a/one", b"x")
+    slot, _ = install(store, 1)
+    store.activate("b/two", slot.sha256)
+    place(store, 2)
+    assert store.models() == ["a/one", "b/two", MODEL]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from agent.inference.stats import CONSTANT_RUN_LIMIT, CRASH_WINDOW_S, Tally
+from agent.inference.stats import CONSTANT_RUN_LIMIT, CRASH_WINDOW_S, MARKED, Tally
 from bundles.contract import TensorSpec
 
 SPEC = TensorSpec("y", "float32", [1, 2], min=0.0, max=1.0)
@@ -116,3 +116,15 @@ def test_a_change_low_in_a_large_image_counts_as_another_question():
         image[150:] = number
         tally.guard([SPEC], {"image": image}, answer(0.5, 0.5))
     assert tally.snapshot().constant_run == 2
+
+
+def test_different_inputs_and_answers_are_counted_over_the_last_ones():
+    tally = Tally()
+    for number in range(10):
+        tally.guard([SPEC], question(number % 4), answer(0.5, 0.5))
+    told = tally.snapshot()
+    assert (told.distinct_inputs, told.distinct_outputs) == (4, 1)
+    for number in range(MARKED):
+        tally.guard([SPEC], question(number), answer(0.5, number / MARKED))
+    told = tally.snapshot()
+    assert (told.distinct_inputs, told.distinct_outputs) == (MARKED, MARKED), "bounded, and the old ones are gone"

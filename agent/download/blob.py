@@ -1,6 +1,7 @@
 """Fetching one content-addressed blob, resumably: what has arrived is kept, hashed again and built upon.
 
-Leaves the network to a ``Source`` (the HTTPS client; later the broker) and the disk to a ``Part`` (the store's). Rules:
+Leaves the network to a ``Source`` (the server, an object store, the broker, or those in turn) and the disk to a
+``Part`` (the store's). What one source brought another goes on with. Rules:
 
 * nothing is believed before its sha256 matches; a captive portal's page answered with 200 is no blob;
 * never more than the promised length is written, whatever the server sends;
@@ -13,84 +14,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from agent.core.retry import Backoff
+from agent.download.source import Answer, Part, Source
 from bundles.errors import TryAgain
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A server's answer to a request for a blob.
-
-    Attributes:
-        status: HTTP status (or its like): 200 whole, 206 from the offset asked for.
-        chunks: the body in pieces; raises ``TryAgain`` where the connection breaks.
-        length: bytes announced for this body, None if not said.
-        offset: first byte of a 206, from Content-Range; None if not said.
-        retry_after_s: what the server asked for, None if nothing.
-    """
-
-    status: int
-    chunks: Iterator[bytes]
-    length: int | None = None
-    offset: int | None = None
-    retry_after_s: float | None = None
-
-
-class Source(Protocol):
-    """Where blobs come from."""
-
-    def open(self, url: str, offset: int, etag: str) -> AbstractContextManager[Answer]:
-        """Ask for ``url`` from byte ``offset`` on.
-
-        With an offset the request carries ``Range: bytes=<offset>-`` and ``If-Range: "<etag>"`` (the blob's sha256, so
-        that a server holding other content answers 200); ``Accept-Encoding: identity`` always.
-
-        Raises:
-            TryAgain: nobody answers, or not in time.
-        """
-        ...
-
-
-class Part(Protocol):
-    """Where a blob goes; ``agent.store.BlobPart`` is one."""
-
-    @property
-    def sha256(self) -> str:
-        """Digest the whole must have."""
-        ...
-
-    @property
-    def length(self) -> int:
-        """Bytes the whole must have."""
-        ...
-
-    def is_complete(self) -> bool:
-        """Whether the blob is whole and in its place."""
-        ...
-
-    def size(self) -> int:
-        """Return how many bytes have arrived."""
-        ...
-
-    def chunks(self) -> Iterator[bytes]:
-        """Yield what has arrived."""
-        ...
-
-    def append(self, data: bytes) -> None:
-        """Add what came next."""
-        ...
-
-    def reset(self) -> None:
-        """Forget what has arrived."""
-        ...
-
-    def commit(self) -> None:
-        """Put the whole in its place, durably."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -133,6 +61,7 @@ def fetch_blob(
     draw: Callable[[], float],
     is_cancelled: Callable[[], bool] = lambda: False,
     policy: DownloadPolicy = DEFAULT_POLICY,
+    lost: Callable[[int], None] = lambda _count: None,
 ) -> Fetched:
     """Fetch a blob until it is whole, checked and durable.
 
@@ -144,22 +73,25 @@ def fetch_blob(
         draw: returns a random number in [0, 1).
         is_cancelled: asked between pieces; what has arrived is kept.
         policy: tries and waits.
+        lost: told of bytes that were here and are thrown away because the source does not go on from them; it may
+            raise, and so end this call.
 
     Raises:
         TryAgain: ``DOWNLOAD_INTERRUPTED`` (no connection, or it broke), ``DOWNLOAD_STATUS`` (the server is busy),
             ``DOWNLOAD_SLOW`` (a trickle; see ``agent.pace``), ``DOWNLOAD_NOT_FOUND``, ``DOWNLOAD_DENIED``,
+            ``DOWNLOAD_PORTAL`` (a page for people),
             ``DOWNLOAD_DIGEST`` or ``DOWNLOAD_LENGTH`` (other bytes than promised: a portal or proxy between, or a
             damaged server; what came is thrown away), ``DOWNLOAD_CANCELLED``, ``DISK_FULL`` or ``STORE_IO``.
     """
-    received = tries = idle = 0
+    tries = idle = 0
     furthest = part.size()
+    arrival = _Arrival(part, policy.write_bytes, is_cancelled, lost)
     while not part.is_complete():
         if is_cancelled():
             raise TryAgain("The download was cancelled.", code="DOWNLOAD_CANCELLED", remedy="Nothing needs to be done.")
         tries += 1
-        attempt = _Attempt(part, policy.write_bytes, is_cancelled)
         try:
-            attempt.run(source, url)
+            arrival.run(source, url)
         except TryAgain as error:
             # Progress is what lies further than ever before: bytes of an answer begun anew are none.
             idle = 1 if part.size() > furthest else idle + 1
@@ -167,20 +99,24 @@ def fetch_blob(
             if error.code not in _WORTH_ANOTHER_TRY or idle >= policy.max_tries:
                 raise
             wait = policy.backoff.delay_s(idle, draw())
-            sleep(max(wait, min(attempt.retry_after_s, policy.backoff.cap_s)))
-        finally:
-            received += attempt.received
-    return Fetched(received, tries)
+            sleep(max(wait, min(arrival.retry_after_s, policy.backoff.cap_s)))
+    return Fetched(arrival.received, tries)
 
 
 _WORTH_ANOTHER_TRY = frozenset({"DOWNLOAD_INTERRUPTED", "DOWNLOAD_STATUS"})
 
 
-class _Attempt:
-    """One request, its bytes written and hashed as they come."""
+_PASSED_ON = ("DOWNLOAD_", "DISK_", "STORE_", "CONDITION_")
+"""Beginnings of codes that say themselves what is the matter; whatever else breaks off is the network's."""
 
-    def __init__(self, part: Part, write_bytes: int, is_cancelled: Callable[[], bool]) -> None:
-        self._part = part
+
+class _Arrival:
+    """One blob's bytes, written and hashed as they come, over as many requests as it takes."""
+
+    def __init__(
+        self, part: Part, write_bytes: int, is_cancelled: Callable[[], bool], lost: Callable[[int], None]
+    ) -> None:
+        self._part, self._lost = part, lost
         self._write_bytes = write_bytes
         self._is_cancelled = is_cancelled
         self._digest = hashlib.sha256()
@@ -191,15 +127,20 @@ class _Attempt:
     def run(self, source: Source, url: str) -> None:
         """Ask, receive, check and commit."""
         part = self._part
+        self.retry_after_s = 0.0
         if part.size() > part.length:
             part.reset()
-        for chunk in part.chunks():
-            self._digest.update(chunk)
-            self._held += len(chunk)
+        if part.size() != self._held:
+            # Of an earlier run, or cut short by a full disk. What this run wrote itself is not hashed again at each
+            # try: on a link that breaks every megabyte that would be the square of the file.
+            self._digest, self._held = hashlib.sha256(), 0
+            for chunk in part.chunks():
+                self._digest.update(chunk)
+                self._held += len(chunk)
         if self._held < part.length:
             self._receive(source, url)
         if self._digest.hexdigest() != part.sha256:
-            part.reset()
+            self._start_anew()
             raise self._wrong_content("DOWNLOAD_DIGEST", "The bytes that arrived do not have the promised digest")
         part.commit()
 
@@ -208,6 +149,12 @@ class _Attempt:
         try:
             with source.open(url, self._held, part.sha256) as answer:
                 self.retry_after_s = answer.retry_after_s or 0.0
+                if answer.is_page:
+                    raise TryAgain(
+                        f"A page for people (status {answer.status}) was answered in place of the file.",
+                        code="DOWNLOAD_PORTAL",
+                        remedy="See whether the network asks for a sign-in; the device asks again later.",
+                    )
                 self._check_status(answer)
                 left = part.length - self._held
                 if answer.length is not None and answer.length != left:
@@ -217,12 +164,12 @@ class _Attempt:
                 self._write(answer.chunks, left)
                 if answer.length is None and self._held < part.length and not self._is_cancelled():
                     # A broken connection raises; this is all that the server has, so it is something else.
-                    part.reset()
+                    self._start_anew()
                     raise self._wrong_content(
                         "DOWNLOAD_LENGTH", f"The server's file ends after {self._held} of {part.length} bytes"
                     )
         except TryAgain as error:
-            if error.code.startswith(("DOWNLOAD_", "DISK_", "STORE_")):
+            if error.code.startswith(_PASSED_ON):
                 raise
             if error.code == "ANSWER_SLOW":
                 # Each try would bring a little, and so count as one that got further: not for this call to repeat.
@@ -241,10 +188,10 @@ class _Attempt:
             return
         if status == 200:
             if self._held:
-                self._start_anew()
+                self._lose()
             return
         if status in (206, 416):  # another range than asked for, or none at all: what is here cannot be built upon
-            self._start_anew()
+            self._lose()
             raise _interrupted(f"The server answers {status} to a request for the rest of the file.")
         if status in (404, 410):
             raise TryAgain(
@@ -273,7 +220,7 @@ class _Attempt:
                 self.received += len(chunk)
                 if len(chunk) > left - len(pending):
                     pending.clear()
-                    self._part.reset()
+                    self._start_anew()
                     raise self._wrong_content(
                         "DOWNLOAD_LENGTH", f"The server sends more than the promised {self._part.length} bytes"
                     )
@@ -292,6 +239,11 @@ class _Attempt:
             self._digest.update(data)
             self._held += len(data)
         return len(data)
+
+    def _lose(self) -> None:
+        count = self._held
+        self._start_anew()
+        self._lost(count)
 
     def _start_anew(self) -> None:
         self._part.reset()
