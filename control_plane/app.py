@@ -20,29 +20,30 @@ from sqlmodel import Session
 from bundles.errors import AskPerson
 from bundles.trust.drafting.expiry import Deadline
 from bundles.trust.publishing.repository import OnlineRepository
-from control_plane import metrics
+from control_plane import metrics, own_keys
 from control_plane.api.application import create_api
 from control_plane.api.deps import ApiSettings, Check, Deps
 from control_plane.api.device import DeviceDoors, NonceHeader, device_router
 from control_plane.api.fanout import Fanout
 from control_plane.api.metrics import metrics_router
-from control_plane.broker.configuration import INGEST_NAME, PUBLISH_NAME
+from control_plane.broker.configuration import BLOBS_NAME, INGEST_NAME, PUBLISH_NAME, BrokerDoor
 from control_plane.broker.connection import Connection, Teller
 from control_plane.broker.eviction import evict
 from control_plane.broker.supervisor import Broker, find_mosquitto
 from control_plane.db.engine import Database
 from control_plane.deadlines import server_deadlines
 from control_plane.folder import Folder, own
-from control_plane.identity.authority import Authority, write_private
+from control_plane.identity.authority import Authority
 from control_plane.identity.nonce import Nonces
 from control_plane.ingest.consumer import Consumer
 from control_plane.ingest.writer import Writer
 from control_plane.logs import set_up_logging
 from control_plane.online_keys import ROLES, OnlineKeys
 from control_plane.readiness import revocations_check, trust_check
-from control_plane.services import desired, reports, rollouts
+from control_plane.services import desired, intake, rollouts
 from control_plane.services.changes import look
 from control_plane.services.deltas import Deltas
+from control_plane.services.diagnoses import Keeping
 from control_plane.services.reports import Inbound, Outcome
 from control_plane.services.trust import ServedTrust
 from control_plane.services.trust_view import TrustView, trust_view
@@ -51,6 +52,8 @@ from control_plane.settings import Settings
 from control_plane.storage import Blobs
 from control_plane.web.router import web_router
 from control_plane.web.site import WebParts
+from control_plane.workers.chunks import ChunkSender
+from control_plane.workers.commands import CommandPublisher
 from control_plane.workers.drift import DriftJudge
 from control_plane.workers.periodic import Periodic
 from control_plane.workers.publisher import AckPublisher, DesiredPublisher
@@ -139,10 +142,13 @@ class Server:
         self._blobs = Blobs.at(settings.blobs_url or folder.path / "blobs")
         self._deltas = Deltas(self._db, self._blobs, scratch=folder.path)
         self._broker = self._make_broker()
-        self._issue_own_certificates(now_ms)
+        own_keys.issue_door(folder, self._server_ca, settings.names, now_ms)
+        if self._broker is not None:
+            own_keys.issue_broker(folder, self._server_ca, self._device_ca, settings.names, now_ms)
         self._ingest_connection: Connection | None = None
         self._publish_connection: Connection | None = None
         self._writer: Writer | None = None
+        self._chunks: ChunkSender | None = None
         self._workers = self._make_workers()
         self.app = self._make_app()
 
@@ -156,7 +162,7 @@ class Server:
         return {
             "operators": f"http://{self._settings.host}:{self._port}",
             "devices": f"https://{self._settings.device_host}:{self._device_port}",
-            "mqtt": self._broker_address(),
+            "mqtt": (self._settings.names[-1], self._settings.mqtt_port) if self._broker else None,
             "server_ca": str((self._folder.keys / "server-ca.pem").absolute()),
             "broker_pid": self._broker.pid if self._broker else None,
         }
@@ -167,6 +173,7 @@ class Server:
             self._revocations.write()
             self._broker.start()
             self._start_ingest()
+            self._start_chunks()
         self._trust.settle()  # what a crash after a publication left
         self._tell_everything_again()
         for worker in self._workers.values():
@@ -176,6 +183,8 @@ class Server:
         """Stop everything that ``start`` started, in the other order; harmless when half of it never started."""
         if self._ingest_connection is not None:
             self._ingest_connection.stop()
+        if self._chunks is not None:
+            self._chunks.stop()
         if self._writer is not None:
             self._writer.stop()
         for worker in self._workers.values():
@@ -203,7 +212,14 @@ class Server:
             log.warning("broker_missing", remedy="apt-get install mosquitto; until then devices poll over HTTPS")
             return None
         self._folder.broker.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Broker(program, self._folder.broker, settings.mqtt_host, settings.mqtt_port, self._tell_everything_again)
+        return Broker(
+            program,
+            self._folder.broker,
+            settings.mqtt_host,
+            settings.mqtt_port,
+            self._tell_everything_again,
+            settings.mqtt_ws_port,
+        )
 
     def _make_workers(self) -> dict[str, Periodic]:
         settings = self._settings
@@ -216,6 +232,7 @@ class Server:
             "drift": Periodic("drift", settings.drift_s, drift.round),
             "upkeep": Periodic("upkeep", 60.0, upkeep.round),
         }
+        teller = None
         if self._broker is not None:
             self._publish_connection = self._connection(PUBLISH_NAME)
             teller = Teller(self._publish_connection)
@@ -233,6 +250,9 @@ class Server:
                 self._clock.now_ms,
             )
             workers["revocations"] = Periodic("revocations", 1.0, self._revocations.round)
+        keeping = Keeping(days=settings.diagnoses_days, total_bytes=settings.diagnoses_mib * 1024 * 1024)
+        commands = CommandPublisher(self._db, teller, self._clock.now_ms, settings.tell_again_s, keeping)
+        workers["commands"] = Periodic("commands", 1.0, commands.round)
         return workers
 
     def _make_app(self) -> Any:
@@ -242,12 +262,12 @@ class Server:
             metadata_dir=self._folder.metadata,
             authority=self._device_ca,
             server_ca_pem=self._server_ca.certificate_pem.decode(),
-            nonces=Nonces(self._nonce_secret()),
+            nonces=Nonces(own_keys.nonce_secret(self._folder)),
             sign=self._trust.sign,
             ingest=self._ingest,
             committed=self._committed,
             profile=self._settings.timing(),
-            broker=self._broker_address,
+            broker=self._broker_door,
             now_ms=self._clock.now_ms,
             deltas=self._deltas,
             allows_approval=self._settings.enrolment == "approval",
@@ -274,6 +294,7 @@ class Server:
             extra=[metrics_router(self._db)],
             readiness=[self._broker_check, self._revocations_check, self._trust_check],
             deadlines=self._deadlines,
+            commanded=lambda: self._workers["commands"].wake(),
         )
         app = create_api(deps)
         app.add_middleware(NonceHeader, nonce=lambda: doors.nonces.current(doors.now_ms()))
@@ -288,15 +309,16 @@ class Server:
         assert self._publish_connection is not None
         self._publish_connection.start()
 
+    def _start_chunks(self) -> None:
+        connection = self._connection(BLOBS_NAME)
+        rate = self._settings.chunk_rate_kib_s * 1024
+        self._chunks = ChunkSender(connection, self._db, self._blobs, self._deltas, self._folder.metadata, rate)
+        self._chunks.start()
+
     def _ingest(self, session: Session, batch: Any, now_ms: int) -> Outcome:
         items: list[Inbound] = list(batch)
-        return reports.ingest(
-            session,
-            items,
-            bucket_ms=int(self._settings.rollup_bucket_s * 1000),
-            observe_reported=rollouts.observe_reported,
-            now_ms=now_ms,
-        )
+        bucket_ms = int(self._settings.rollup_bucket_s * 1000)
+        return intake.take_in(session, items, bucket_ms=bucket_ms, now_ms=now_ms)
 
     def _committed(self, outcome: Outcome) -> None:
         if self._broker is not None and outcome.acks:
@@ -322,8 +344,12 @@ class Server:
             desired.republish_all(session)
         self._wake_publisher()
 
-    def _broker_address(self) -> tuple[str, int] | None:
-        return (self._settings.names[-1], self._settings.mqtt_port) if self._broker else None
+    def _broker_door(self) -> BrokerDoor | None:
+        settings = self._settings
+        if self._broker is None:
+            return None
+        websocket_port = settings.told_mqtt_ws_port or settings.mqtt_ws_port
+        return BrokerDoor(settings.names[-1], settings.told_mqtt_port or settings.mqtt_port, websocket_port)
 
     def _broker_check(self) -> Check:
         if self._broker is None:
@@ -350,30 +376,10 @@ class Server:
             name, self._folder.keys, self._settings.mqtt_host, self._settings.mqtt_port, manual_ack=manual_ack
         )
 
-    def _issue_own_certificates(self, now_ms: int) -> None:
-        """Fresh certificates of our own at every start: they then never expire unnoticed."""
-        keys = self._folder.keys
-        _keep(keys / "server", self._server_ca.issue_server("wavegate", self._settings.names, now_ms))
-        if self._broker is None:
-            return
-        files = self._folder.broker
-        files.device_ca.write_bytes(self._device_ca.certificate_pem)
-        _keep(files.certificate.with_suffix(""), self._server_ca.issue_server("wavegate", self._settings.names, now_ms))
-        for name in (INGEST_NAME, PUBLISH_NAME):
-            issued = self._device_ca.issue_client(name, now_ms)
-            (keys / f"{name}.pem").write_bytes(issued.certificate_pem)
-            write_private(keys / f"{name}.key", issued.key_pem or b"")
-
     def _evict(self, device: str) -> None:
         pin, settings = self._server_ca.certificate_pem, self._settings
         issued = self._device_ca.issue_eviction(device, self._clock.now_ms())
         evict(device, issued.pair_pem, pin, settings.mqtt_host, settings.mqtt_port)
-
-    def _nonce_secret(self) -> bytes:
-        path = self._folder.keys / "nonce.secret"
-        if not path.exists():
-            write_private(path, secrets.token_bytes(32))
-        return path.read_bytes()
 
 
 def _online_keys(folder: Folder) -> OnlineKeys:
@@ -390,8 +396,3 @@ def _online_keys(folder: Folder) -> OnlineKeys:
             remedy=f"Run the key ceremony first: wavegate trust init --help (user {getpass.getuser()}).",
         )
     return OnlineKeys(folder.keys)
-
-
-def _keep(stem: Path, issued: Any) -> None:
-    stem.with_name(stem.name + ".pem").write_bytes(issued.certificate_pem)
-    write_private(stem.with_name(stem.name + ".key"), issued.key_pem)

@@ -86,6 +86,10 @@ class Client:
                 break
         return items
 
+    def download(self, path: str) -> bytes:
+        """Return the bytes at ``path`` as they are."""
+        return self._answer(self._send("GET", path)).content
+
     def versioned(self, path: str) -> tuple[dict[str, Any], str]:
         """Return the JSON at ``path`` and its ETag."""
         response = self._answer(self._send("GET", path))

@@ -23,6 +23,20 @@ ALERTS = Gauge("wavegate_alerts_firing", "Firing alerts by severity.", ["severit
 WORKER_FAILURES = Counter(
     "wavegate_worker_failures", "Rounds of a background worker that failed.", ["worker"], registry=REGISTRY
 )
+CHUNK_ASKS = Counter(
+    "wavegate_chunk_asks", "Asks for chunks of a file over the broker, by outcome.", ["outcome"], registry=REGISTRY
+)
+DELTAS_BUILT = Counter(
+    "wavegate_deltas_built",
+    "Deltas tried, by outcome: made, useless (too large) or failed.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+DELTA_CACHE_HITS = Counter("wavegate_delta_cache_hits", "Deltas asked for and known already.", registry=REGISTRY)
+DELTAS_SERVED = Counter("wavegate_deltas_served", "Deltas that began to be sent to a device.", registry=REGISTRY)
+DELTA_BYTES_SAVED = Counter(
+    "wavegate_delta_bytes_saved", "Bytes of whole files less those of the deltas sent instead.", registry=REGISTRY
+)
 METADATA_EXPIRY = Gauge(
     "wavegate_metadata_expires_timestamp_seconds",
     "When a trust role's metadata, a certificate or a list expires.",

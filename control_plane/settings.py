@@ -32,6 +32,11 @@ class Settings(BaseSettings):
     device_port: int = Field(default=8443, ge=0, le=65535)
     mqtt_host: str = "127.0.0.1"
     mqtt_port: int = Field(default=8883, ge=1, le=65535)
+    mqtt_ws_port: int = Field(default=0, ge=0, le=65535)
+    """Port of the private broker for MQTT over WebSocket (mutual TLS as well); 0 = none."""
+    told_mqtt_port: int = Field(default=0, ge=0, le=65535)
+    told_mqtt_ws_port: int = Field(default=0, ge=0, le=65535)
+    """The ports that devices are told, where something stands before the broker (docs/network.md); 0 = its own."""
     names: list[str] = ["localhost", "127.0.0.1"]
     """DNS names and addresses in the server's own certificates; the first address is what devices are told."""
 
@@ -42,6 +47,9 @@ class Settings(BaseSettings):
     broker_required: bool = False
     """Refuse to start without a broker, instead of going on over HTTPS."""
 
+    chunk_rate_kib_s: float = Field(default=1024.0, gt=0)
+    """Of one device that fetches files over the broker."""
+
     enrolment: Literal["token", "approval"] = "token"
     """``approval`` = a device that comes without a claim token waits for a person; tokens work either way."""
 
@@ -49,7 +57,12 @@ class Settings(BaseSettings):
     reconcile_s: float = Field(default=1.0, gt=0)
     drift_s: float = Field(default=60.0, gt=0)
     publish_s: float = Field(default=0.5, gt=0)
+    tell_again_s: float = Field(default=30.0, ge=1)
+    """A command that a device has not answered is told to it again after so long."""
     raw_retention_h: float = Field(default=72.0, gt=0)
+    diagnoses_days: float = Field(default=30.0, gt=0)
+    diagnoses_mib: int = Field(default=1024, ge=1)
+    """Support bundles of the whole fleet; the oldest go first."""
     max_publish_bytes: int = MAX_PUBLISH_BYTES
     profile: dict[str, float] = {}
     """Fields of the timing profile signed into desired documents; what is not named keeps its default."""

@@ -8,11 +8,12 @@ made out of them and can be made again.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
 
 import obstore
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store, from_url
 
 from bundles.digest import is_sha256, sha256_hex, sha256_stream
 from bundles.errors import Refused
@@ -86,6 +87,15 @@ class Blobs:
             return int(obstore.head(self._store, _name(sha256))["size"])
         except FileNotFoundError as error:
             raise _missing(sha256) from error
+
+    def signed_url(self, sha256: str, life_s: int) -> str | None:
+        """Return a URL that gives the blob to whoever has it for ``life_s`` seconds; None where the store has no such.
+
+        The blob need not exist. Nothing is asked over the network where the store's credentials are at hand.
+        """
+        if not isinstance(self._store, S3Store | GCSStore | AzureStore):
+            return None
+        return obstore.sign(self._store, "GET", _name(sha256), timedelta(seconds=life_s))
 
     def open(self, sha256: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Yield ``length`` bytes of the blob from ``offset`` on (to its end where None), in chunks.

@@ -14,9 +14,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from bundles.errors import TryAgain
-from control_plane.errors import NotFound
-from control_plane.services.deltas import Deltas
+from control_plane.services.deltas import Deltas, being_made, not_offered
 
 WAIT_S = 8.0
 """An agent gives up on a silent server after 15 s."""
@@ -41,16 +39,13 @@ def add_delta_route(router: APIRouter, deltas: Deltas, authenticate: Callable[[R
             # Shielded: whoever stops waiting does not stop the work that others wait for.
             length = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(asked)), WAIT_S)
         except TimeoutError as error:
-            raise TryAgain(
-                "The delta is being made.", code="DELTA_BUILDING", remedy="Ask again, or fetch the whole file."
-            ) from error
+            raise being_made() from error
         if not length:
-            raise NotFound(
-                "No delta between these two is offered.",
-                code="DELTA_NOT_OFFERED",
-                remedy="Fetch the whole file.",
-            )
-        return _answer(deltas, old, new, length, request)
+            raise not_offered()
+        answer = _answer(deltas, old, new, length, request)
+        if answer.status_code == 200:  # a rest asked for by Range belongs to one that was counted
+            await run_in_threadpool(deltas.count_served, new, length)
+        return answer
 
 
 def _answer(deltas: Deltas, old: str, new: str, length: int, request: Request) -> Response:

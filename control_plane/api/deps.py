@@ -70,6 +70,7 @@ class Deps:
         device_surface: router of the devices' doors (``/v1``, ``/metadata``), None in operator-only tests.
         web: router of the pages, None without them.
         readiness: further checks of ``/readyz`` (broker, CRL age...).
+        commanded: told that a command was asked for, so that it is told at once.
         deadlines: what expires beside the metadata (authorities, certificates, the revocation list), by name.
     """
 
@@ -86,6 +87,7 @@ class Deps:
     extra: Sequence[APIRouter] = ()
     readiness: Sequence[Callable[[], Check]] = ()
     deadlines: Callable[[], dict[str, Deadline]] = dict
+    commanded: Callable[[], None] = lambda: None
 
 
 def deps_of(request: Request) -> Deps:

@@ -7,41 +7,40 @@ RFC 9449), so they survive proxies that end TLS and need no clock on the device.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import StreamingResponse
 from sqlmodel import Session
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bundles.errors import Refused
 from bundles.wire.codec import MAX_BATCH_BYTES, decode_batch, encode
-from bundles.wire.messages import Profile
+from bundles.wire.messages import Ack, Profile
 from bundles.wire.proof import read_proof, verify_proof
 from control_plane.api import problems
+from control_plane.api.blobs import add_blob_route
 from control_plane.api.deltas import add_delta_route
+from control_plane.api.device_commands import add_command_routes
+from control_plane.broker.configuration import BrokerDoor
 from control_plane.db.engine import ROW_LOCK, Database
 from control_plane.db.tables import Device, UsedProof
-from control_plane.errors import NotFound, RequestRefused, TooLarge, Unauthenticated
+from control_plane.errors import RequestRefused, TooLarge, Unauthenticated
 from control_plane.identity.authority import Authority, read_request
 from control_plane.identity.nonce import LIFE_MS, Nonces
-from control_plane.services import approvals, desired, enrolment
+from control_plane.services import approvals, commands, desired, enrolment, fetching
 from control_plane.services.deltas import Deltas
 from control_plane.services.reports import Inbound, Outcome
 from control_plane.storage import Blobs
 
 SCHEME = "WG-ES256 "
 NONCE_HEADER = "WG-Nonce"
-_METADATA_NAME = re.compile(r"(?:\d{1,9}\.[a-z0-9][a-z0-9._-]{0,80}|timestamp)\.json\Z")
-_RANGE = re.compile(r"bytes=(\d{1,15})-(\d{1,15})?\Z")
 MAX_SMALL_BODY = 64 * 1024
 T = TypeVar("T")
 
@@ -78,7 +77,7 @@ class DeviceDoors:
         ingest: takes a batch of messages in, inside a transaction.
         committed: told what a committed batch did.
         profile: timing of a new device's first document.
-        broker: host and port devices should use, None where there is no broker.
+        broker: where devices find the broker, None where there is none.
         now_ms: server clock.
         deltas: between files of one model, None where none are offered.
         allows_approval: whether a device without a token may wait for a person's approval.
@@ -94,7 +93,7 @@ class DeviceDoors:
     ingest: Callable[[Session, list[Inbound], int], Outcome]
     committed: Callable[[Outcome], None]
     profile: Profile
-    broker: Callable[[], tuple[str, int] | None]
+    broker: Callable[[], BrokerDoor | None]
     now_ms: Callable[[], int]
     deltas: Deltas | None = None
     allows_approval: bool = False
@@ -140,7 +139,8 @@ def device_router(doors: DeviceDoors) -> APIRouter:
             asked = _decode(body, RenewRequest)
             with doors.db.write() as session:
                 certificate = enrolment.renew(session, doors.authority, device, asked.csr, doors.now_ms())
-            return _json({"certificate": certificate, "server_ca": doors.server_ca_pem})
+            told = {"certificate": certificate, "server_ca": doors.server_ca_pem, "mqtt": _told_broker(doors)}
+            return _json(told)
 
         return await run_in_threadpool(work)
 
@@ -164,29 +164,22 @@ def device_router(doors: DeviceDoors) -> APIRouter:
             batch = [Inbound(device, item.leaf, item.payload) for item in decode_batch(body)]
             with doors.db.write() as session:
                 outcome = doors.ingest(session, batch, doors.now_ms())
+                waiting = commands.count_waiting(session, device, doors.now_ms())
             doors.committed(outcome)
-            ack = outcome.acks.get(device)
-            content = encode(ack) if ack else b'{"boot_epoch":"","upto_seq":0}'
-            return Response(content, media_type="application/json")
+            ack = msgspec.structs.replace(outcome.acks.get(device) or Ack("", 0), commands=waiting)
+            return Response(encode(ack), media_type="application/json")
 
         return await run_in_threadpool(work)
 
-    @router.get("/v1/blobs/sha256/{digest}")
-    def get_blob(digest: str, request: Request) -> Response:
-        """Return a blob, or the part named by ``Range``."""
-        _authenticate(doors, request, b"")
-        return _blob(doors, digest, request.headers.get("Range"))
-
+    add_command_routes(router, doors.db, doors.now_ms, lambda request, body: _authenticate(doors, request, body), _body)
+    add_blob_route(router, doors.blobs, lambda request: _authenticate(doors, request, b""))
     if doors.deltas is not None:
         add_delta_route(router, doors.deltas, lambda request: _authenticate(doors, request, b""))
 
     @router.get("/metadata/{name}")
     def get_metadata(name: str) -> Response:
         """Return a file of trust metadata; it is public and signed."""
-        path = doors.metadata_dir / name
-        if not _METADATA_NAME.match(name) or not path.is_file():
-            raise NotFound(f"No metadata is called {name!r}.", code="METADATA_NOT_FOUND", remedy="Ask for another.")
-        return Response(path.read_bytes(), media_type="application/json")
+        return Response(fetching.read_metadata(doors.metadata_dir, name), media_type="application/json")
 
     @router.get("/v1/time")
     def get_time() -> Response:
@@ -214,15 +207,21 @@ def _enroll(doors: DeviceDoors, body: bytes) -> Response:
         done = _enrol_without_token(doors, session, asked) if not asked.token else _enrol(doors, session, asked)
     if isinstance(done, str):
         return _json({"state": "pending", "fingerprint": done}, status=202)
-    broker = doors.broker()
     answer = {
         "device": done.device,
         "certificate": done.certificate_pem,
         "server_ca": doors.server_ca_pem,
-        "mqtt": {"host": broker[0], "port": broker[1]} if broker else None,
+        "mqtt": _told_broker(doors),
         "poll_s": doors.profile.poll_s,
     }
     return _json(answer)
+
+
+def _told_broker(doors: DeviceDoors) -> dict[str, Any] | None:
+    """Return what a device is told of the broker; agents that know no WebSocket pass over its port."""
+    if (broker := doors.broker()) is None:
+        return None
+    return {name: value for name, value in broker._asdict().items() if value}
 
 
 def _enrol(doors: DeviceDoors, session: Session, asked: EnrolRequest) -> enrolment.Enrolled:
@@ -284,9 +283,7 @@ def _authenticate(doors: DeviceDoors, request: Request, body: bytes) -> str:
     except Refused as error:
         raise _denied("PROOF_INVALID", error.sentence) from error
     with doors.db.read() as session:
-        row = session.get(Device, claims.sub)
-    if row is None or row.state not in enrolment.ACTIVE_STATES:
-        raise enrolment.revoked(claims.sub)
+        row = fetching.check_active(session, claims.sub)
     renewed = _verify(doors, row, token, request.method, path, body, now_ms)
     with doors.db.write() as session:
         check_first_use(session, row.id, claims.jti, now_ms)
@@ -338,23 +335,6 @@ def _denied(code: str, sentence: str) -> Unauthenticated:
     return Unauthenticated(
         sentence, code=code, remedy="Sign the request with the device key and the nonce of the last answer."
     )
-
-
-def _blob(doors: DeviceDoors, digest: str, range_header: str | None) -> Response:
-    total = doors.blobs.length(digest)
-    headers = {"ETag": f'"{digest}"', "Accept-Ranges": "bytes"}
-    start, end, status = 0, total, 200
-    if range_header:
-        match = _RANGE.match(range_header)
-        if match is None or int(match[1]) >= total:
-            return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{total}"})
-        start = int(match[1])
-        end = min(total, int(match[2]) + 1) if match[2] else total
-        status = 206
-        headers["Content-Range"] = f"bytes {start}-{end - 1}/{total}"
-    headers["Content-Length"] = str(end - start)
-    chunks: Iterator[bytes] = doors.blobs.open(digest, start, end - start)
-    return StreamingResponse(chunks, status_code=status, media_type="application/octet-stream", headers=headers)
 
 
 async def _body(request: Request, limit: int) -> bytes:

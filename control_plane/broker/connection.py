@@ -92,10 +92,25 @@ class Teller:
         """Whether publishing can work now."""
         return self._connection.is_connected
 
-    def publish(self, device: str, leaf: str, payload: bytes, *, retain: bool) -> mqtt.MQTTMessageInfo | None:
-        """Hand a message to the broker at QoS 1; None where there is no connection. Ask the result ``is_published``."""
+    def publish(
+        self, device: str, leaf: str, payload: bytes, *, retain: bool, expiry_s: int | None = None
+    ) -> mqtt.MQTTMessageInfo | None:
+        """Hand a message to the broker at QoS 1; None where there is no connection. Ask the result ``is_published``.
+
+        Args:
+            device: id.
+            leaf: below the device's prefix.
+            payload: of the message.
+            retain: whether the broker keeps it for who comes later.
+            expiry_s: how long the broker may hold it for a device that is away; None = as long as its session lasts.
+        """
         if not self._connection.is_connected:
             return None
+        properties = None
+        if expiry_s is not None:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.MessageExpiryInterval = expiry_s
         with self._lock:
-            info = self._connection.client.publish(topics.topic(device, leaf), payload, qos=1, retain=retain)
+            topic = topics.topic(device, leaf)
+            info = self._connection.client.publish(topic, payload, qos=1, retain=retain, properties=properties)
         return info if info.rc == mqtt.MQTT_ERR_SUCCESS else None

@@ -49,12 +49,21 @@ class Broker:
         host: address to listen on.
         port: TCP port.
         on_restart: called (from the supervising thread) after the broker came back by itself.
+        websocket_port: TCP port for WebSocket; 0 = none.
     """
 
-    def __init__(self, program: str, files: BrokerFiles, host: str, port: int, on_restart: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        program: str,
+        files: BrokerFiles,
+        host: str,
+        port: int,
+        on_restart: Callable[[], None],
+        websocket_port: int = 0,
+    ) -> None:
         self._program = program
         self._files = files
-        self._host, self._port = host, port
+        self._host, self._port, self._websocket_port = host, port, websocket_port
         self._on_restart = on_restart
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
@@ -73,16 +82,18 @@ class Broker:
         Raises:
             AskPerson: ``PORT_IN_USE``, or ``BROKER_START`` with the broker's own last words.
         """
-        self._files.configuration.write_text(configuration_text(self._files, self._host, self._port))
+        text = configuration_text(self._files, self._host, self._port, self._websocket_port)
+        self._files.configuration.write_text(text)
         self._files.acl.write_text(acl_text())
         self._files.acl.chmod(0o600)
         self._end_leftover()
-        if _accepts(self._host, self._port):
-            raise AskPerson(
-                f"Port {self._port} for the broker is in use by another program.",
-                code="PORT_IN_USE",
-                remedy="Choose another with --mqtt-port, or stop that program.",
-            )
+        for port, flag in (self._port, "--mqtt-port"), (self._websocket_port, "--mqtt-ws-port"):
+            if port and _accepts(self._host, port):
+                raise AskPerson(
+                    f"Port {port} for the broker is in use by another program.",
+                    code="PORT_IN_USE",
+                    remedy=f"Choose another with {flag}, or stop that program.",
+                )
         self._spawn()
         try:
             self._wait_ready()
@@ -129,7 +140,7 @@ class Broker:
         while time.monotonic() < deadline:
             if self._process is not None and self._process.poll() is not None:
                 break
-            if _accepts(self._host, self._port):
+            if all(_accepts(self._host, port) for port in (self._port, self._websocket_port) if port):
                 return
             time.sleep(0.02)
         raise TryAgain("The broker does not accept connections.", code="BROKER_DOWN")

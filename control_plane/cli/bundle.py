@@ -10,11 +10,10 @@ import msgspec
 import typer
 
 from bundles.errors import AskPerson
-from control_plane.cli.output import Format, Output, say, show
+from control_plane.cli.output import Format, Json, Output, say, show
 
 app = typer.Typer(help="Build, sign, verify, inspect and compare bundles.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="The same as -o json.")]
 FileArgument = Annotated[Path, typer.Argument(help="A .wgb file.", exists=True, dir_okay=False)]
 Metadata = Annotated[str, typer.Option(help="Folder with trust metadata, or a server's address.")]
 Root = Annotated[Path | None, typer.Option(help="Root metadata to trust; needed with an address.")]

@@ -7,11 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from control_plane.cli import device_commands
 from control_plane.cli.context import connect
 from control_plane.cli.output import Format, Limit, Output, show
 from control_plane.cli.rollout_request import build
 
-app = typer.Typer(no_args_is_help=True, help="Devices: list, show, timeline, claim tokens, retire, revoke.")
+app = typer.Typer(no_args_is_help=True, help="Devices: list, show, timeline, diagnose, claim tokens, retire, revoke.")
+device_commands.add_to(app)
 COLUMNS = {
     "DEVICE": "id",
     "STATE": "state",

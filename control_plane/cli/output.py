@@ -27,6 +27,7 @@ Output = Annotated[
     Format,
     typer.Option("-o", "--output", envvar="WAVEGATE_OUTPUT", help="How to write the answer.", case_sensitive=False),
 ]
+Json = Annotated[bool, typer.Option("--json", help="The same as -o json.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=100_000, help="Most items to list.")]
 Columns = Mapping[str, str]
 """Heading -> dotted path of the value, such as ``{"VERSION": "release.version"}``."""
@@ -88,4 +89,5 @@ def cell(value: Any) -> str:
         case int() if value > 1_000_000_000_000:  # a time: no count here comes near
             return datetime.fromtimestamp(value / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
         case _:
-            return " ".join(str(value).split())
+            # Much of it was said by devices: nothing of that steers a terminal.
+            return "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(str(value).split()))

@@ -35,6 +35,14 @@ WAVES = {
     "STATES": "states",
     "LOOK": "look",
 }
+DIAGNOSES = {
+    "WAVE": "wave",
+    "FAILURE": "failure",
+    "DEVICE": "device",
+    "DIAGNOSIS": "command",
+    "STATE": "state",
+    "BYTES": "bundle_bytes",
+}
 PLANNED = {
     "WAVE": "number",
     "DEVICES": "size",
@@ -90,6 +98,8 @@ def plan(
         say(note)
     for name, reason in made["excluded"].items():
         say(f"Left out: {name} ({reason})")
+    for one in made["short"]:
+        say(f"No room: {one['sentence']}")
     say(f"Takes {made['shortest_s']:g} to {made['longest_s']:g} seconds.")
 
 
@@ -156,6 +166,8 @@ def status(
         return
     show(detail, output, {name: f"rollout.{path}" for name, path in COLUMNS.items()})
     show(detail["waves"], output, WAVES)
+    if detail["diagnoses"]:
+        show(detail["diagnoses"], output, DIAGNOSES)
     if devices:
         columns = {"DEVICE": "device", "STATE": "state", "REASON": "reason", "VARIANT": "variant"}
         show(detail["devices"], output, {"WAVE": "wave", **columns})

@@ -24,6 +24,7 @@ def run(
     device_port: Annotated[int | None, typer.Option(help="Port of the devices' door (TLS); 0 = any free.")] = None,
     mqtt_host: Annotated[str | None, typer.Option(help="Address the private broker listens on.")] = None,
     mqtt_port: Annotated[int | None, typer.Option(help="Port of the private broker (mutual TLS).")] = None,
+    mqtt_ws_port: Annotated[int | None, typer.Option(help="Its port for MQTT over WebSocket; 0 = none.")] = None,
     no_broker: Annotated[bool, typer.Option("--no-broker", help="No broker: devices poll over HTTPS.")] = False,
     broker_required: Annotated[
         bool, typer.Option("--broker-required", help="Do not start where mosquitto is missing.")
@@ -47,6 +48,7 @@ def run(
         device_port=device_port,
         mqtt_host=mqtt_host,
         mqtt_port=mqtt_port,
+        mqtt_ws_port=mqtt_ws_port,
         broker="none" if no_broker else None,
         broker_required=broker_required or None,
         database_url=database_url,

@@ -58,6 +58,35 @@ class WaveStory:
 
 
 @dataclass(frozen=True)
+class Diagnosed:
+    """A device that was asked for a support bundle because it was among the first to fail for a reason.
+
+    Attributes:
+        device: id.
+        command: id of the command that asked.
+        wave: from 1.
+        failure: the reason.
+        state: of the command: waiting | done | failed | expired | withdrawn.
+        bundle_bytes: of the support bundle that is kept, 0 = none is.
+    """
+
+    device: str
+    command: str
+    wave: int
+    failure: str
+    state: str
+    bundle_bytes: int
+
+    @property
+    def sentence(self) -> str:
+        """What there is to look at."""
+        whose = f"{self.device} (wave {self.wave}, {self.failure or 'no reason told'})"
+        if self.bundle_bytes:
+            return f"Diagnosis of {whose}: wavegate device diagnosis {self.device} {self.command} --show"
+        return f"Diagnosis of {whose}: {self.state}."
+
+
+@dataclass(frozen=True)
 class Story:
     """The whole answer.
 
@@ -75,6 +104,7 @@ class Story:
         exposed: devices that took the offer, ever.
         halt: why it was halted.
         waves: each one.
+        diagnoses: support bundles of the first devices of each failure reason in each wave.
     """
 
     rollout: str
@@ -90,6 +120,7 @@ class Story:
     exposed: int
     halt: Halt | None
     waves: tuple[WaveStory, ...]
+    diagnoses: tuple[Diagnosed, ...] = ()
 
     def encode(self) -> dict[str, Any]:
         """Return the story as plain JSON values."""
@@ -99,8 +130,9 @@ class Story:
     @property
     def text(self) -> str:
         """The story for a terminal."""
+        diagnoses = (one.sentence for one in self.diagnoses)
         return "\n".join(
-            (self.headline, *self.sentences, *((f"Waits for: {self.waits_for}",) if self.waits_for else ()))
+            (self.headline, *self.sentences, *diagnoses, *((f"Waits for: {self.waits_for}",) if self.waits_for else ()))
         )
 
 

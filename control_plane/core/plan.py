@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from bundles.digest import order_hash
 from control_plane.core.cohorts import is_selected, stratum_of
 from control_plane.core.gates import OUTPUT
+from control_plane.core.room import NOTHING_SAID, Room, Shortage, is_unknown, room_notes, shortages
 from control_plane.core.spec import CLEAN_DEVICES_WANTED, RolloutSpec, WaveSpec, check_spec
 from control_plane.core.statistics import Sprt, proven_below
 from control_plane.errors import PlanRefused
@@ -35,6 +36,7 @@ class PlanDevice:
         current_sha256: the bundle it runs for this model; empty if none.
         variant: the variant of the bundle it would run; empty if none fits.
         busy_with: another open rollout that holds this device for the same model; empty if none.
+        room: what the update needs there, and what there is.
     """
 
     id: str
@@ -44,6 +46,7 @@ class PlanDevice:
     current_sha256: str = ""
     variant: str = "any"
     busy_with: str = ""
+    room: Room = NOTHING_SAID
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,9 @@ class Plan:
         notes: what the reader should know before approving, in sentences.
         shortest_s: if every device is quick and every gate decides at once.
         longest_s: if every stage takes up to its deadline.
+        short: what movable devices lack to hold two releases at once; they stay in the plan.
+        room_unknown: movable devices that never said what room they have.
+        swap: of the bundle.
         version: of this form.
     """
 
@@ -96,6 +102,9 @@ class Plan:
     notes: tuple[str, ...]
     shortest_s: float
     longest_s: float
+    short: tuple[Shortage, ...] = ()
+    room_unknown: tuple[str, ...] = ()
+    swap: Literal["hot", "cold"] = "hot"
     version: int = PLAN_VERSION
 
     def encode(self) -> dict[str, Any]:
@@ -109,12 +118,13 @@ class Plan:
         return msgspec.convert(document, Plan)
 
 
-def make_plan(spec: RolloutSpec, devices: Iterable[PlanDevice]) -> Plan:
+def make_plan(spec: RolloutSpec, devices: Iterable[PlanDevice], swap: Literal["hot", "cold"] = "hot") -> Plan:
     """Cut the selected devices into waves.
 
     Args:
         spec: a whole rollout spec; it is checked first.
         devices: the fleet, or any part of it that holds the selected devices.
+        swap: how the bundle is swapped in; ``cold`` needs no memory for two.
 
     Raises:
         PolicyRefused: the spec's policy does not hold.
@@ -160,13 +170,17 @@ def make_plan(spec: RolloutSpec, devices: Iterable[PlanDevice]) -> Plan:
                 proves=_proves(size),
             )
         )
+    short, unknown = _room(movable, swap)
     return Plan(
         waves=tuple(waves),
         device_strata=tuple((device, strata[device]) for device in ordered),
         excluded=excluded,
-        notes=_notes(spec, waves),
+        notes=(*_notes(spec, waves), *room_notes(short, unknown, is_swap_cold=swap == "cold")),
         shortest_s=sum(2 * spec.profile.heartbeat_s + spec.profile.probation_s + wave.soak_s for wave in waves),
         longest_s=sum(spec.policy.deadlines.total_s + wave.soak_s for wave in waves),
+        short=short,
+        room_unknown=unknown,
+        swap=swap,
     )
 
 
@@ -217,6 +231,19 @@ def _sift(spec: RolloutSpec, devices: Iterable[PlanDevice]) -> tuple[list[PlanDe
         else:
             movable[device.id] = device
     return list(movable.values()), tuple(sorted(excluded.items()))
+
+
+def _room(devices: Iterable[PlanDevice], swap: Literal["hot", "cold"]) -> tuple[tuple[Shortage, ...], tuple[str, ...]]:
+    """Return what devices lack, and the ids of those that never said what they have; both by id."""
+    short: list[Shortage] = []
+    unknown: list[str] = []
+    is_cold = swap == "cold"
+    for device in sorted(devices, key=lambda one: one.id):
+        runs_something = bool(device.current_sha256)
+        short += shortages(device.id, device.room, runs_something=runs_something, is_swap_cold=is_cold)
+        if is_unknown(device.room, is_swap_cold=is_cold):
+            unknown.append(device.id)
+    return tuple(short), tuple(unknown)
 
 
 def _interleave(seed: str, devices: list[PlanDevice], strata: Mapping[str, str]) -> list[str]:

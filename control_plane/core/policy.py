@@ -134,6 +134,7 @@ class Policy:
         pause_expiry_s: a paused or halted rollout nobody takes care of expires after this.
         remind_s: how often a waiting rollout reminds people.
         watermark_s: how late telemetry may be.
+        diagnoses: how many devices, the first of each failure reason in a wave, are asked for a support bundle.
         version: of this form.
     """
 
@@ -154,6 +155,7 @@ class Policy:
     pause_expiry_s: float = 14 * DAY_S
     remind_s: float = DAY_S
     watermark_s: float = 600.0
+    diagnoses: int = 3
     version: int = POLICY_VERSION
 
     def shortest_soak_s(self, profile: Profile) -> float:
@@ -238,6 +240,7 @@ def check_policy(policy: Policy, profile: Profile) -> None:
     for name in ("rollback_s", "approval_expiry_s", "pause_expiry_s", "remind_s"):
         _require(getattr(policy, name) > 0, name, "above 0: every wait has an end")
     _require(policy.watermark_s >= 0, "watermark_s", "0 or more")
+    _require(0 <= policy.diagnoses <= 100, "diagnoses", "between 0 and 100")
 
 
 def read_strictly(kind: type[Any], document: object) -> Any:

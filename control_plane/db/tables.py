@@ -6,21 +6,14 @@ text in canonical form: it is written whole and read whole, and never queried by
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
-
-def _ms(*, nullable: bool = False, index: bool = False) -> Column[int]:
-    return Column(BigInteger, nullable=nullable, index=index)
-
-
-def _serial() -> Column[int]:
-    # SQLite numbers rows by itself only where the type is spelled INTEGER (64 bits there); PostgreSQL's has 32.
-    return Column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=True)
-
-
-def _text(*, nullable: bool = False) -> Column[str]:
-    return Column(Text, nullable=nullable)
+from control_plane.db.columns import ms as _ms
+from control_plane.db.columns import serial as _serial
+from control_plane.db.columns import text as _text
+from control_plane.db.command_tables import DeviceCommand as DeviceCommand
+from control_plane.db.command_tables import DiagnosisPart as DiagnosisPart
 
 
 class Release(SQLModel, table=True):

@@ -13,7 +13,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from bundles.wire import topics
+from bundles.wire import commands, topics
 from control_plane.broker.connection import Connection
 from control_plane.ingest.writer import Delivery
 from control_plane.services.reports import Inbound
@@ -45,11 +45,12 @@ class Consumer:
         if reason.is_failure:
             log.warning("broker_refused", connection="ingest", reason=str(reason))
             return
-        client.subscribe([(f"{topics.PREFIX}/+/{leaf}", SubscribeOptions(qos=1)) for leaf in topics.UP_KINDS])
+        leaves = (*topics.UP_KINDS, *commands.UP_FILTERS)
+        client.subscribe([(f"{topics.PREFIX}/+/{leaf}", SubscribeOptions(qos=1)) for leaf in leaves])
 
     def _arrived(self, client: mqtt.Client, _userdata: object, message: mqtt.MQTTMessage) -> None:
         mid, qos = message.mid, message.qos
-        parts = topics.split_up_topic(message.topic)
+        parts = topics.split_up_topic(message.topic) or commands.split_up_topic(message.topic)
         if parts is None:
             client.ack(mid, qos)
             return

@@ -19,11 +19,13 @@ from pathlib import Path
 
 import structlog
 
+from bundles.delta.files import opened
 from bundles.delta.form import MIN_FILE_BYTES
-from bundles.delta.make import make_delta, mapped
+from bundles.delta.make import make_delta
 from bundles.digest import is_sha256
 from bundles.errors import TryAgain, WavegateError
 from bundles.manifest import parse_manifest
+from control_plane import metrics
 from control_plane.db.engine import Database
 from control_plane.db.queries.files import releases_beyond
 from control_plane.errors import NotFound
@@ -38,12 +40,13 @@ class DeltaLimits:
     """What the server lends itself to.
 
     Attributes:
-        file_bytes: largest file compared; twice as much is needed on the scratch disk.
+        file_bytes: largest file compared: a minute or two of one core, and twice as much on the scratch disk. Memory
+            does not grow with it (``bundles.delta.make``).
         cache_bytes: of all deltas kept.
         waiting: pairs at work or in line; with more, a device is asked to come back.
     """
 
-    file_bytes: int = 256 * 1024**2
+    file_bytes: int = 1024**3
     cache_bytes: int = 1024**3
     waiting: int = 32
 
@@ -83,8 +86,10 @@ class Deltas:
             answer.set_result(0)
             return answer
         known = self._kept.length(_name(old, new))
-        if known is None and not self._is_fit(old, new):
-            known = 0
+        if known is not None:
+            metrics.DELTA_CACHE_HITS.inc()
+        elif not self._is_fit(old, new):
+            known = 0  # not kept: a release published later may make it fit
         if known is not None:
             answer.set_result(known)
             return answer
@@ -107,6 +112,11 @@ class Deltas:
     def open(self, old: str, new: str, offset: int, length: int) -> Iterator[bytes]:
         """Yield ``length`` bytes of a delta from ``offset`` on."""
         return self._kept.open(_name(old, new), offset, length)
+
+    def count_served(self, new: str, length: int) -> None:
+        """Count a delta of ``length`` bytes that begins to be sent in place of the blob ``new``."""
+        metrics.DELTAS_SERVED.inc()
+        metrics.DELTA_BYTES_SAVED.inc(self._blobs.length(new) - length)
 
     def close(self) -> None:
         """End the work after the pair at hand; being told twice is normal."""
@@ -145,9 +155,11 @@ class Deltas:
             except (WavegateError, OSError) as error:
                 # Not remembered: the disk may have room the next time. Until then devices fetch the whole file.
                 log.warning("delta failed", pair=name, error=str(error))
+                metrics.DELTAS_BUILT.labels(outcome="failed").inc()
                 length = 0
             except Exception as error:
                 log.error("delta failed", pair=name, exc_info=error)
+                metrics.DELTAS_BUILT.labels(outcome="failed").inc()
                 length = 0
             with self._lock:
                 answer = self._running.pop(name)
@@ -159,13 +171,24 @@ class Deltas:
             for path, sha256 in zip(paths, (old, new), strict=False):
                 with path.open("wb") as sink:
                     sink.writelines(self._blobs.open(sha256))
-            with mapped(paths[0]) as base, mapped(paths[1]) as target, paths[2].open("w+b") as sink:
+            with opened(paths[0]) as base, opened(paths[1]) as target, paths[2].open("w+b") as sink:
                 made = make_delta(base, target, sink)
                 length = made.length if made else 0
                 sink.seek(0)
                 self._kept.put(_name(old, new), sink if made else b"")
+        metrics.DELTAS_BUILT.labels(outcome="made" if length else "useless").inc()
         log.info("delta made", old=old, new=new, bytes=length)
         return length
+
+
+def being_made() -> TryAgain:
+    """Return what a device is told that cannot be kept waiting for a delta."""
+    return TryAgain("The delta is being made.", code="DELTA_BUILDING", remedy="Ask again, or fetch the whole file.")
+
+
+def not_offered() -> NotFound:
+    """Return what a device is told where there is no delta."""
+    return NotFound("No delta between these two is offered.", code="DELTA_NOT_OFFERED", remedy="Fetch the whole file.")
 
 
 def _name(old: str, new: str) -> str:

@@ -19,7 +19,7 @@ from control_plane.db.engine import ROW_LOCK
 from control_plane.db.queries.devices import device_unknown
 from control_plane.db.tables import Device, EnrolToken
 from control_plane.errors import Conflict, RequestRefused
-from control_plane.services import audit, certificates, desired, rollouts
+from control_plane.services import audit, certificates, commands, desired, rollouts
 
 PREFIX = "wge_"
 MAX_USES = 100_000
@@ -140,6 +140,7 @@ def end(
     session.add(row)
     session.flush()
     certificates.revoke_all(session, device, now_ms)
+    commands.forget_device(session, device, now_ms)
     rollouts.device_ended(session, device, state, now_ms)
     desired.needs_republish(session, device)
     audit.record(session, "audit", actor, f"device.{state}", f"device:{device}", {"reason": reason}, now_ms)

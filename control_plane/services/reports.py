@@ -126,7 +126,7 @@ def _take_in(
     for key in sorted(fresh):
         message = messages.get(key)
         if isinstance(message, Telemetry):
-            windows.append(FreshWindow(message.device, message.window))
+            windows.append(FreshWindow(message.device, message.window, message.sent_ms))
         elif isinstance(message, Event):
             session.add(_timeline(message, now_ms))
             outcome.touched.add(message.device)
@@ -217,15 +217,24 @@ def _declared_drops(message: Event | Telemetry) -> list[sequence.Row]:
         return []
     count = min(declared.n, MAX_DECLARED_DROPS)
     return [
-        sequence.Row(message.device, declared.boot_epoch, seq, sequence.DROPPED_LEAF, b"")
-        for seq in range(declared.seq, declared.seq + count)
+        sequence.Row(
+            message.device,
+            declared.boot_epoch,
+            declared.seq + number,
+            sequence.DROPPED_LEAF,
+            canonical_json({"samples": declared.each[number] if number < len(declared.each) else 0}),
+        )
+        for number in range(count)
     ]
 
 
 class _Drops(msgspec.Struct):
+    """``n`` rows from ``seq`` on; ``each`` says how many requests each of them counted."""
+
     boot_epoch: str
     seq: int
     n: int
+    each: list[int] = []
 
 
 def _timeline(message: Event, now_ms: int) -> DeviceEvent:

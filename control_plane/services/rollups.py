@@ -19,7 +19,10 @@ from bundles.sketch.merge import merge_latency, merge_windows
 from control_plane.db.tables import Device, DeviceWindow, SketchRollup
 
 MAX_SKEW_MS = 10 * 60 * 1000
-"""A window further from the server's clock than this is bucketed by the time it was received."""
+"""Windows of a device whose clock is further from the server's than this are bucketed by the time of their arrival.
+How far it is shows in ``sent_ms``; a row that is sent again says when it was sent first, and counts as far off then."""
+MAX_AGE_MS = 30 * 24 * 3_600_000
+"""A window that began longer ago than this began under a clock that was not set."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class FreshWindow:
 
     device: str
     window: Window
+    sent_ms: int
 
 
 def add_windows(session: Session, fresh: Sequence[FreshWindow], *, bucket_ms: int, now_ms: int) -> None:
@@ -46,7 +50,7 @@ def add_windows(session: Session, fresh: Sequence[FreshWindow], *, bucket_ms: in
     sketches: dict[tuple[str, str, str, str, int], list[FreshWindow]] = {}
     for item in fresh:
         window = item.window
-        bucket = _bucket(window.start_ms, bucket_ms, now_ms)
+        bucket = _bucket(item, bucket_ms, now_ms)
         counters.setdefault((item.device, window.model, window.bundle_sha256, bucket), []).append(window)
         if window.baseline_id and window.columns:
             cohort = cohorts.get(item.device, "default")
@@ -108,6 +112,8 @@ def _cohorts(session: Session, devices: set[str]) -> dict[str, str]:
     return dict(rows.all())
 
 
-def _bucket(start_ms: int, bucket_ms: int, now_ms: int) -> int:
-    at = start_ms if abs(now_ms - start_ms) <= MAX_SKEW_MS else now_ms
+def _bucket(item: FreshWindow, bucket_ms: int, now_ms: int) -> int:
+    start_ms = item.window.start_ms
+    is_right = abs(now_ms - item.sent_ms) <= MAX_SKEW_MS and now_ms - MAX_AGE_MS <= start_ms <= now_ms + MAX_SKEW_MS
+    at = start_ms if is_right else now_ms
     return at - at % bucket_ms

@@ -43,7 +43,9 @@ class Row:
 
 def insert_fresh(session: Session, rows: Iterable[Row], now_ms: int) -> set[tuple[str, str, int]]:
     """Store ``rows`` that are not stored yet; return the keys of those this call inserted."""
-    unique = list({row.key: row for row in rows}.values())
+    # A row that came in one batch with the word that it was dropped did come; the tombstone is for those that did not.
+    tombstones_first = sorted(rows, key=lambda row: row.leaf != DROPPED_LEAF)
+    unique = list({row.key: row for row in tombstones_first}.values())
     insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
     fresh: set[tuple[str, str, int]] = set()
     for start in range(0, len(unique), ROWS_A_STATEMENT):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 from fastapi import APIRouter, Body, Query, Response
@@ -21,6 +21,7 @@ from control_plane.api.security import Approver, Operator, Viewer
 from control_plane.api.visibility import visible_teams
 from control_plane.auth import Principal, Role
 from control_plane.core.explain import Story
+from control_plane.core.room import Shortage
 from control_plane.db.queries.rollouts import (
     ExecutionPage,
     RolloutDetail,
@@ -110,7 +111,7 @@ class PlannedWaveView:
 
 @dataclass(frozen=True)
 class PlanView:
-    """A dry run: who, in which wave, why not the others, what the gates can prove, how long it takes."""
+    """A dry run: who, in which wave, why not the others, what gates can prove, how long it takes, who lacks room."""
 
     model: str
     bundle_sha256: str
@@ -121,6 +122,9 @@ class PlanView:
     notes: list[str]
     shortest_s: float
     longest_s: float
+    swap: Literal["hot", "cold"]
+    short: list[Shortage]
+    room_unknown: list[str]
 
 
 @dataclass(frozen=True)
@@ -329,4 +333,7 @@ def _plan_view(made: rollouts.DryRun) -> PlanView:
         notes=list(plan.notes),
         shortest_s=plan.shortest_s,
         longest_s=plan.longest_s,
+        swap=plan.swap,
+        short=list(plan.short),
+        room_unknown=list(plan.room_unknown),
     )

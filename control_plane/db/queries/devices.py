@@ -258,13 +258,24 @@ def list_events(
     Raises:
         NotFound: ``DEVICE_UNKNOWN``.
     """
-    if session.get(Device, device) is None:
-        raise device_unknown(device)
+    check_device(session, device)
     statement = select(DeviceEvent).where(col(DeviceEvent.device) == device)
     if after is not None:
         statement = statement.where(col(DeviceEvent.id) < after)
     rows = session.exec(statement.order_by(col(DeviceEvent.id).desc()).limit(limit + 1)).all()
     return cut([_event(row) for row in rows], limit, lambda view: view.id)
+
+
+def check_device(session: Session, device: str) -> Device:
+    """Return the row of ``device``.
+
+    Raises:
+        NotFound: ``DEVICE_UNKNOWN``.
+    """
+    row = session.get(Device, device)
+    if row is None:
+        raise device_unknown(device)
+    return row
 
 
 def execution_view(row: DeviceExecution) -> ExecutionView:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 from sqlmodel import Session, col, select, tuple_
 
-from control_plane.core.explain import Story
+from control_plane.core.explain import Diagnosed, Story
 from control_plane.core.explain import explain as explain_state
 from control_plane.core.plan import Plan
 from control_plane.core.rollout import Halt, Rollout, decode_state
 from control_plane.core.states import DeviceState
+from control_plane.db.queries.commands import diagnoses_of_rollout
 from control_plane.db.queries.devices import ExecutionView, execution_view
 from control_plane.db.queries.pages import cut
 from control_plane.db.tables import DeviceExecution, RolloutRow
@@ -124,6 +125,7 @@ class RolloutDetail:
         halt: why it was halted, None if it was not.
         excluded: selected devices the plan left out, by reason.
         notes: what the plan said about what its gates can prove.
+        diagnoses: the first devices of each failure reason in each wave, asked for a support bundle.
     """
 
     rollout: RolloutView
@@ -140,6 +142,7 @@ class RolloutDetail:
     notes: list[str]
     shortest_s: float
     longest_s: float
+    diagnoses: list[Diagnosed]
 
 
 @dataclass(frozen=True)
@@ -215,6 +218,7 @@ def show_rollout(session: Session, rollout: str) -> RolloutDetail:
         notes=list(plan.notes),
         shortest_s=plan.shortest_s,
         longest_s=plan.longest_s,
+        diagnoses=_diagnosed(session, rollout),
     )
 
 
@@ -224,7 +228,8 @@ def explain_rollout(session: Session, rollout: str) -> Story:
     Raises:
         NotFound: ``ROLLOUT_UNKNOWN``.
     """
-    return explain_state(_state(_row(session, rollout)))
+    story = explain_state(_state(_row(session, rollout)))
+    return replace(story, diagnoses=tuple(_diagnosed(session, rollout)))
 
 
 def list_executions(
@@ -274,6 +279,13 @@ def rollout_unknown(rollout: str) -> NotFound:
     return NotFound(
         f"No rollout has the id {rollout!r}.", code="ROLLOUT_UNKNOWN", remedy="See `wavegate rollout list`."
     )
+
+
+def _diagnosed(session: Session, rollout: str) -> list[Diagnosed]:
+    return [
+        Diagnosed(one.device, one.id, one.wave, one.failure, one.state, one.bundle_bytes)
+        for one in diagnoses_of_rollout(session, rollout)
+    ]
 
 
 def _row(session: Session, rollout: str) -> RolloutRow:

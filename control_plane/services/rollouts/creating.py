@@ -194,7 +194,7 @@ def _dry_run(
         creator=creator,
         strata=tuple(request.strata),
     )
-    return DryRun(spec, make_plan(spec, fleet))
+    return DryRun(spec, make_plan(spec, fleet, manifest.swap))
 
 
 def parse_profile(fields: Mapping[str, Any], default: Profile) -> Profile:

@@ -32,9 +32,9 @@ from control_plane.core.rollout import (
     TopUpWave,
     WithdrawOffers,
 )
-from control_plane.core.states import IN_PROGRESS, NOT_ON_TRIAL, DeviceState
+from control_plane.core.states import FAILURES, IN_PROGRESS, NOT_ON_TRIAL, DeviceState
 from control_plane.db.tables import Device, DeviceExecution, Outbox, Release
-from control_plane.services import audit, desired
+from control_plane.services import audit, desired, diagnoses
 from control_plane.services.revocations import all_forbidden, check_clear
 from control_plane.services.rollouts.devices import Moves, desired_model, execution_of, previous_models, put, rows_of
 from control_plane.services.rollouts.evidence import gather_evidence
@@ -87,9 +87,20 @@ class Run:
         return self.ask(row.device, models, canary=False)
 
     def put(self, row: DeviceExecution, execution: Execution) -> None:
-        """Write a row back."""
+        """Write a row back; the first devices that fail for a reason are asked for a diagnosis."""
+        has_failed = execution.state in FAILURES and row.state != execution.state.value
         put(row, execution, self.stored.spec.policy.deadlines, self.now_ms)
         self.session.add(row)
+        if has_failed:
+            diagnoses.ask_about_failure(
+                self.session,
+                rollout=self.stored.id,
+                wave=row.wave,
+                device=row.device,
+                failure=execution.reason,
+                most=self.stored.spec.policy.diagnoses,
+                now_ms=self.now_ms,
+            )
 
 
 def carry_out(run: Run, effect: Effect) -> Sequence[Event]:

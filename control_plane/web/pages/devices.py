@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from control_plane.db.queries.commands import list_commands
 from control_plane.db.queries.devices import list_devices, list_events, show_device
 from control_plane.web.page import Page, Visit
 from control_plane.web.query import choice
 
 PAGE_SIZE = 50
 EVENTS = 30
+COMMANDS = 5
 STATES = ("enrolled", "pending", "revoked", "retired")
 
 
@@ -36,7 +38,8 @@ def _one(visit: Visit) -> dict[str, Any]:
     device = visit.path["device"]
     detail = show_device(visit.session, device, visit.now_ms)
     events, _ = list_events(visit.session, device, limit=EVENTS)
-    return {"title": device, "detail": detail, "device": detail.device, "events": events}
+    commands, _ = list_commands(visit.session, device, limit=COMMANDS)
+    return {"title": device, "detail": detail, "device": detail.device, "events": events, "commands": commands}
 
 
 DEVICES = Page("/devices", "devices.html", ("devices",), _list)
