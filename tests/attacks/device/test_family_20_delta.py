@@ -161,6 +161,6 @@ def test_attack_20_has_teeth(with_teeth, larger, monkeypatch):
             "agent.delta.max_delta_bytes": lambda length: 1 << 30,
             "bundles.delta.apply.max_delta_bytes": lambda length: 1 << 30,
             "agent.store.blobs.Blobs.verify": lambda store, sha256, files: None,
-            "agent.store.slots.Slots.check_slot": lambda store, sha256: None,
+            "agent.store.slots.Slots.check_slot": lambda store, *_: None,
         },
     )

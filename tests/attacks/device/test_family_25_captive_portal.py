@@ -63,8 +63,8 @@ def test_attack_25_has_teeth(with_teeth):
         return "TRIAL_LOAD" in device.codes()
 
     disabled = {
-        "agent.download._Attempt.run": commit_unchecked,
+        "agent.download.blob._Arrival.run": commit_unchecked,
         "agent.store.blobs.Blobs.verify": lambda store, sha256, files: None,
-        "agent.store.slots.Slots.check_slot": lambda store, sha256: None,
+        "agent.store.slots.Slots.check_slot": lambda store, *_: None,
     }
     with_teeth(page_for_a_blob, was_taken_for_the_model, disabled)

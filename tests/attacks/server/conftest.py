@@ -19,7 +19,6 @@ import ssl
 import tempfile
 import threading
 import time
-import warnings
 from pathlib import Path
 
 import httpx
@@ -336,11 +335,7 @@ class Site:
     def close(self) -> None:
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
-        with warnings.catch_warnings():
-            # An agent whose broker goes first may leave a socket of paho's to the collector; it ends here, not in
-            # whichever test happens to run next.
-            warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()
+        gc.collect()  # what somebody left open is told here, not in whichever test happens to run next
 
     def thing(self, pair: bytes = b"", client_id: str = THIEF) -> Thing:
         """Come to the broker with a certificate and key; the attacker's own where none is given."""

@@ -28,8 +28,8 @@ def everybody_may_do_everything():
 def without(line):
     """The broker's configuration without the lines that begin so."""
 
-    def text(files, host, port):
-        lines = configuration.configuration_text(files, host, port).splitlines()
+    def text(*told):
+        lines = configuration.configuration_text(*told).splitlines()
         return "\n".join(one for one in lines if not one.startswith(line)) + "\n"
 
     return {CONFIGURATION: text}

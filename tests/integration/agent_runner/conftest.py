@@ -38,7 +38,7 @@ from bundles.trust.fetch import folder_fetch
 from bundles.trust.publishing.repository import OnlineRepository
 from bundles.trust.signing.ceremony import PROFILES, hold_ceremony
 from bundles.trust.signing.signers import load_signer, new_key
-from bundles.wire import codec, topics
+from bundles.wire import codec, commands, topics
 from bundles.wire.messages import Ack, Desired, DesiredModel, Profile
 from bundles.wire.proof import read_proof, verify_proof
 
@@ -229,6 +229,8 @@ class Server:
     reports: list[tuple[str, str, bytes]] = field(default_factory=list)
     requests: list[tuple[str, str, int]] = field(default_factory=list)
     fail_next: list[int] = field(default_factory=list)
+    commands: list[commands.Command] = field(default_factory=list)
+    results: dict[str, commands.CommandResult] = field(default_factory=dict)
     nonce: str = "nonce-1"
     renewals: int = 0
     jtis: set = field(default_factory=set)
@@ -305,6 +307,11 @@ class Server:
             return self._desired(device, handler.headers.get("If-None-Match", ""))
         if path == "/v1/device/reports":
             return self._reports(device, body)
+        if path == "/v1/device/commands":
+            return 200, {}, commands.encode([one for one in self.commands if one.id not in self.results])
+        if path.startswith("/v1/device/commands/"):
+            self.results[path.split("/")[4]] = commands.decode_result(body)
+            return 204, {}, b""
         if path.startswith("/v1/blobs/sha256/"):
             return self._blob(path.rpartition("/")[2], handler.headers.get("Range", ""))
         return _problem(404, "no such path")
@@ -342,7 +349,8 @@ class Server:
             message = codec.decode_up(envelope.leaf, envelope.payload)
             highest[message.boot_epoch if hasattr(message, "boot_epoch") else ""] = getattr(message, "seq", 0)
         epoch = next((e for e in highest if e), "")
-        return 200, {}, codec.encode(Ack(epoch, watermark(self.reports, device, epoch)))
+        waiting = sum(one.id not in self.results for one in self.commands)
+        return 200, {}, codec.encode(Ack(epoch, watermark(self.reports, device, epoch), commands=waiting))
 
     def _blob(self, sha256, range_header):
         blob = self.blobs.get(sha256)

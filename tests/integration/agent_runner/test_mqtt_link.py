@@ -133,7 +133,7 @@ def test_a_dead_broker_is_try_again_and_its_return_is_enough(make_link, broker, 
     until(lambda: is_told_of_loss(ears), what="the loss noticed")
     with pytest.raises(TryAgain) as caught:
         link.connect()
-    assert caught.value.code == "BROKER_UNREACHABLE"
+    assert caught.value.code == "PORT_CLOSED"
     broker.start()
     connect(link, until)
 

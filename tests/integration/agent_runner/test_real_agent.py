@@ -8,6 +8,7 @@ import pytest
 
 from agent.client import Client
 from agent.config import AgentConfig, Stream
+from agent.core import route
 from agent.core.retry import Backoff
 from agent.runner import link
 from agent.runner.control import ask
@@ -16,6 +17,7 @@ from agent.runner.wiring import Agent
 from bundles.build import VariantSource
 from bundles.errors import AskPerson, InputRefused, Refused
 from bundles.wire import codec
+from bundles.wire.commands import Command
 
 MODEL = "vision/digits"
 
@@ -155,6 +157,24 @@ def test_a_better_release_replaces_it_and_a_person_can_go_back(running, publishe
         ask(agent.folders.control, {"do": "dance"})
 
 
+def test_the_control_plane_may_have_it_go_back_to_what_it_holds_and_only_once(running, publisher, server, until):
+    agent, first = running
+    second = publisher.publish("1.1.0", 2)
+    publisher.desire("cam-1", second)
+    until(lambda: model(agent).get("version") == "1.1.0" and model(agent)["phase"] == "confirmed", 60, "1.1.0")
+    args = {"model": MODEL, "actor": "ada", "sha256": second.sha256}
+    life = {"issued_ms": 0, "expires_ms": publisher.now() + 600_000}
+    server.commands = [Command("rollback1", "rollback", args=args, **life)]
+    until(lambda: "rollback1" in server.results, 30, "the answer")
+    assert server.results["rollback1"].ok, server.results["rollback1"]
+    until(lambda: model(agent).get("version") == "1.0.0" and model(agent)["phase"] == "rolled_back", 30, "the way back")
+    assert (model(agent)["sha256"], model(agent)["reason"]) == (first.sha256, "user")
+    server.commands.append(Command("rollback2", "rollback", args={**args, "sha256": first.sha256}, **life))
+    until(lambda: "rollback2" in server.results, 30, "the second answer")
+    assert server.results["rollback2"].code == "NO_PREVIOUS"
+    assert model(agent)["version"] == "1.0.0"
+
+
 def test_the_director_returns_to_previous_good_without_downloads(running, publisher, server, until):
     agent, first = running
     publisher.desire("cam-1", publisher.publish("1.1.0", 2))
@@ -231,7 +251,7 @@ def test_an_identity_past_two_thirds_of_its_life_is_renewed(make_agent, server, 
 def test_where_the_broker_is_lost_reports_go_over_https_until_it_returns(
     make_agent, publisher, server, broker, consumer, until, monkeypatch
 ):
-    monkeypatch.setattr(link, "RECONNECT", Backoff(base_s=0.2, cap_s=0.5))
+    monkeypatch.setattr(route, "RECONNECT", Backoff(base_s=0.2, cap_s=0.5))
     consumer.acks = True
     server.mqtt = {"host": "127.0.0.1", "port": broker.port}
     publisher.desire("cam-1", publisher.publish("1.0.0", 1))

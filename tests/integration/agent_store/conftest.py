@@ -7,6 +7,7 @@ changes something is a numbered point at which power may fail; a write that powe
 
 from __future__ import annotations
 
+import copy
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -165,6 +166,9 @@ class CrashDisk:
         self._writes()
         folder.seen[name] = file
 
+    def has_hard_links(self) -> bool:
+        return True
+
     def unlink(self, path: str) -> None:
         folder, name = self._folder(path)
         self.point()
@@ -243,6 +247,15 @@ class Device:
         self.reports: list[fx.Report] = []
         self.asked: Asked | None = None
 
+    def __deepcopy__(self, memo: dict) -> Device:
+        """Copy the device as it stands; the store has locks, and no state but the disk's."""
+        twin = object.__new__(Device)
+        memo[id(self)] = twin
+        for name, value in self.__dict__.items():
+            setattr(twin, name, None if name == "store" else copy.deepcopy(value, memo))
+        twin.store = Store(twin.disk, reserve_bytes=0)
+        return twin
+
     def boot(self) -> None:
         """Start as after a power cut: only the disk is remembered."""
         self.answering = ""
@@ -253,7 +266,7 @@ class Device:
         self.store.open()
         data = self.store.load_journal(MODEL)
         self.state = decode_state(data) if data else UpdaterState(MODEL)
-        self.tell(ev.Booted(self.now, self.store.active_release(MODEL)))
+        self.tell(ev.Booted(self.now, self.store.active_release(MODEL), self.store.factory(MODEL)))
         if self.asked:
             self.queue.append(ev.DesiredChanged(self.now, self.asked))
 
@@ -290,6 +303,8 @@ class Device:
         match effect:
             case fx.Authorize(release):
                 return ev.Authorized(now, release.sha256)
+            case fx.Admit(release, stage):
+                return ev.Admitted(now, release.sha256, stage)
             case fx.Download(release):
                 manifest = self.fetch_manifest(release)
                 variant = choose_variant(manifest, hardware="cam-a", runtimes={"onnxruntime"})

@@ -10,9 +10,12 @@ import pytest
 import uvicorn
 from sqlalchemy import text
 
+from bundles.wire import codec
+from bundles.wire.messages import Reported
 from control_plane.auth import Role
 from control_plane.cli.root import run
-from control_plane.services import rollouts
+from control_plane.db.tables import Device
+from control_plane.services import diagnoses, rollouts
 
 
 @pytest.fixture
@@ -96,6 +99,32 @@ def test_from_a_bundle_to_a_halted_rollout(served, wavegate):
     assert _json(wavegate("vera", "audit", "verify", "-o", "json"))["is_whole"]
 
 
+def test_a_plan_says_which_devices_cannot_hold_two_copies(served, wavegate):
+    def beat(device: str, free: int) -> None:
+        said = Reported(
+            device, "ab" * 8, 1, 1, served.clock.now, 1, 0, {}, hardware="cam-a", runtimes=["onnxruntime"],
+            disk_free_bytes=free, disk_reserve_bytes=64 * 1024, memory_available_bytes=10**9,
+        )  # fmt: skip
+        with served.db.write() as session:
+            session.get(Device, device).reported_json = codec.encode(said).decode()
+
+    served.enrol("cam-1", "cam-2", "cam-3")
+    beat("cam-1", 10**9)
+    beat("cam-2", 64 * 1024)
+    assert wavegate("ada", "publish", str(served.bundle("1.0.0", 1)))[0] == 0
+    assert wavegate("bob", "model", "approve", "vision/digits@1.0.0")[0] == 0
+    wanted = ["rollout", "plan", "--release", "vision/digits@1.0.0", "--all", "--wave", "rest", "--soak", "8"]
+    code, out, err = wavegate("vera", *wanted)
+    assert code == 0
+    assert "No room: cam-2 cannot store this release" in err
+    assert "1 device (cam-2) cannot hold two copies" in err
+    assert "Whether 1 device (cam-3) can hold two copies is unknown" in err
+    assert "No room" not in out, "chatter goes to stderr"
+    plan = _json(wavegate("vera", *wanted, "-o", "json"))
+    assert [(one["device"], one["resource"]) for one in plan["short"]] == [("cam-2", "disk")]
+    assert plan["room_unknown"] == ["cam-3"]
+
+
 def test_a_changed_log_is_told_by_its_exit_code(served, wavegate):
     with served.db.write() as session:
         session.execute(text("UPDATE decision SET actor = 'eve' WHERE id = 2"))
@@ -149,3 +178,22 @@ def test_two_people_steering_at_once_are_told_apart(served, wavegate):
     assert (code, err.startswith("[ROLLOUT_PHASE] ")) == (5, True)
     assert wavegate("ada", "rollout", "resume", made["id"])[0] == 0
     assert wavegate("ada", "rollout", "abort", made["id"])[0] == 0
+
+
+def test_the_support_bundles_of_what_failed_stand_beside_the_waves(served, wavegate):
+    served.enrol("cam-1")
+    served.approved()
+    wanted = ["--release", "vision/digits@1.0.0", "--all", "--wave", "rest", "--soak", "8"]
+    made = _json(wavegate("ada", "rollout", "create", *wanted, "-o", "json"))
+    assert "DIAGNOSIS" not in wavegate("vera", "rollout", "status", made["id"])[1]
+    with served.db.write() as session:
+        diagnoses.ask_about_failure(
+            session, rollout=made["id"], wave=0, device="cam-1", failure="health\x1b[31m", most=3,
+            now_ms=served.clock.now,
+        )  # fmt: skip
+    (asked,) = _json(wavegate("vera", "rollout", "status", made["id"], "-o", "json"))["diagnoses"]
+    code, out, err = wavegate("vera", "rollout", "status", made["id"])
+    assert code == 0, err
+    assert out.splitlines()[-2].split() == ["WAVE", "FAILURE", "DEVICE", "DIAGNOSIS", "STATE", "BYTES"]
+    assert out.splitlines()[-1].split() == ["1", "health\ufffd[31m", "cam-1", asked["command"], "waiting", "0"]
+    assert "Diagnosis of cam-1" in wavegate("vera", "rollout", "explain", made["id"])[1]

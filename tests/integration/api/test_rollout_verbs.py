@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from bundles.wire import codec
+from bundles.wire.messages import Reported
 from control_plane.auth import Role
+from control_plane.db.tables import Device
 
 WAVES = [{"count": 2, "soak_s": 8}, {"rest": True, "soak_s": 8}]
 
@@ -136,3 +139,24 @@ def test_another_team_neither_sees_nor_stops_it(api, body):
         stranger.post("/api/v1/rollouts/plan", json=body),
     ):
         assert (answer.status_code, answer.json()["code"]) == (403, "TEAM_REQUIRED")
+
+
+def test_a_dry_run_says_which_devices_cannot_hold_two_copies_and_whose_room_is_unknown(api, body):
+    def beat(device: str, **room: int) -> None:
+        message = Reported(
+            device, "ab" * 8, 1, 1, api.clock.now, 1, 0, {}, hardware="cam-a", runtimes=["onnxruntime"], **room
+        )
+        with api.db.write() as session:
+            session.get(Device, device).reported_json = codec.encode(message).decode()
+
+    kib = 1024
+    beat("cam-0", disk_free_bytes=10**9, disk_reserve_bytes=64 * kib, memory_available_bytes=10**9)
+    beat("cam-1", disk_free_bytes=65 * kib, disk_reserve_bytes=65 * kib, memory_available_bytes=10**9)
+    beat("cam-2", disk_free_bytes=10**9, disk_reserve_bytes=64 * kib, memory_available_bytes=1)
+    plan = api.viewer.post("/api/v1/rollouts/plan", json=body).json()
+    assert [(one["device"], one["resource"]) for one in plan["short"]] == [("cam-1", "disk"), ("cam-2", "memory")]
+    assert all(one["needed_bytes"] > one["left_bytes"] and one["sentence"] for one in plan["short"])
+    assert plan["room_unknown"] == ["cam-3", "cam-4", "cam-5"]
+    assert plan["swap"] == "hot"
+    assert sum(wave["size"] for wave in plan["waves"]) == 6, "nobody is kept out"
+    assert any(note.startswith("2 devices (cam-1, cam-2) cannot hold two copies") for note in plan["notes"])

@@ -17,6 +17,7 @@ from bundles.wire.messages import Profile
 from bundles.wire.proof import make_proof
 from control_plane.api import problems
 from control_plane.api.device import DeviceDoors, NonceHeader, device_router
+from control_plane.broker.configuration import BrokerDoor
 from control_plane.db.tables import EnrolToken
 from control_plane.identity.authority import Authority
 from control_plane.identity.nonce import Nonces
@@ -49,7 +50,7 @@ class Server:
             ingest=self._ingest,
             committed=self.outcomes.append,
             profile=Profile(),
-            broker=lambda: ("127.0.0.1", 8883),
+            broker=lambda: BrokerDoor("127.0.0.1", 8883),
             now_ms=lambda: self.now_ms,
         )
         self.http = self.app_with()

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from agent.config import AgentConfig
+from agent.core import route
 from agent.runner import link
 from agent.runner.credentials import enroll_over_https
 from agent.runner.schedule import SteadyClock
@@ -209,7 +210,7 @@ class Site:
 @pytest.fixture
 def site(house, monkeypatch):
     """A place for agents; they come back to a broker within moments, so that tests do not wait for backoffs."""
-    monkeypatch.setattr(link, "RECONNECT", link.Backoff(base_s=0.1, cap_s=0.5))
+    monkeypatch.setattr(route, "RECONNECT", link.Backoff(base_s=0.1, cap_s=0.5))
     monkeypatch.setattr(link, "POLL_AGAIN", link.Backoff(base_s=0.1, cap_s=0.5))
     with tempfile.TemporaryDirectory(prefix="wg-") as folder:
         made = Site(house, Path(folder))

@@ -220,3 +220,26 @@ def test_a_failed_transaction_leaves_nothing_behind(database, devices):
         assert list(session.exec(select(RawMessage.seq))) == []
     assert rollups(database) == ([], [])
     assert ingest(database, [telemetry("cam-1", 1)]).fresh == 1
+
+
+def test_a_row_that_comes_in_one_batch_with_the_word_that_it_was_dropped_is_kept(database, devices):
+    data = {"boot_epoch": EPOCH, "seq": 1, "n": 2, "each": [10, 7]}
+    ingest(database, [telemetry("cam-1", 1), event("cam-1", 3, kind="spool_dropped", data=data)])
+    with database.read() as session:
+        rows = {row.seq: row for row in session.exec(select(RawMessage))}
+    assert (rows[1].leaf, rows[2].leaf) == (topics.UP_TELEMETRY, "dropped")
+    assert msgspec.json.decode(rows[2].payload) == {"samples": 7}, "subtracted, because it never came"
+    assert rollups(database)[0][0]["ok"] == 10
+
+
+def test_an_hour_that_arrives_late_by_a_right_clock_is_counted_where_it_began(database, devices):
+    began = NOW - 5 * 3_600_000
+    ingest(database, [telemetry("cam-1", 1, start_ms=began)])
+    assert rollups(database)[0][0]["bucket_ms"] == began - began % BUCKET_MS
+
+
+@pytest.mark.parametrize("skew_ms", [-3_600_000, 3_600_000, 10 * 365 * 86_400_000])
+def test_windows_of_a_clock_that_is_wrong_are_bucketed_by_arrival(database, devices, skew_ms):
+    ingest(database, [telemetry("cam-1", 1, start_ms=NOW + skew_ms)], now_ms=NOW - skew_ms)
+    received = NOW - skew_ms
+    assert rollups(database)[0][0]["bucket_ms"] == received - received % BUCKET_MS
