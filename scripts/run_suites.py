@@ -28,6 +28,7 @@ BUDGETS_S: dict[str, tuple[tuple[str, ...], int]] = {
     "unit and property": (("unit", "properties", "sim", "backends", "compat"), 180),
     "integration": (("integration",), 360),
     "attacks": (("attacks",), 240),
+    "crash": (("crash",), 90),
     "demo and end to end": (("e2e",), 180),
     "web": (("web",), 180),
 }

@@ -71,7 +71,7 @@ class InstalledAgent:
             [
                 *(self._program, "enroll", "--dir", str(self._folder), "--name", DEVICE, "--hardware", "cam-a"),
                 *("--url", str(addresses["devices"]), "--token", token, "--ca", str(addresses["server_ca"])),
-                *("--root", str(self._stage.root), "--runtime", RUNTIME),
+                *("--root", str(self._stage.root), "--allow-demo-keys", "--runtime", RUNTIME),
             ]
         )
         self._start()
