@@ -21,7 +21,7 @@ from bundles.errors import AskPerson, Refused
 from bundles.manifest import Channel
 
 Inference = Literal["worker", "inproc"]
-LogForm = Literal["text", "json", "journal"]
+LogForm = Literal["auto", "text", "json", "journal"]
 BlobSource = Literal["https", "mqtt"]
 
 
@@ -156,7 +156,8 @@ class AgentConfig:
         byte_budget_mib_day: how much may be downloaded in a day (UTC); 0 = as much as is needed.
         blob_sources: where blobs come from, in order: ``https`` (the server, and the object store it names), ``mqtt``
             (in chunks over the broker).
-        log: form of the log on stderr (``text``, ``json``), or ``journal`` for systemd's with its fields.
+        log: form of the log on stderr (``text``, ``json``), or ``journal`` for systemd's with its fields; ``auto``:
+            the journal's where stderr is connected to it, as in a service, else ``text``.
         maintenance: windows in which a release may be activated; none = at any time.
         min_battery_percent: below it, and not on mains, nothing is downloaded or activated; 0 = whatever it says.
         metered: whether the network is metered: ``no``, ``yes``, or ``auto`` = what NetworkManager says.
@@ -184,7 +185,7 @@ class AgentConfig:
     rate_limit_kib_s: int = 0
     byte_budget_mib_day: int = 0
     blob_sources: tuple[BlobSource, ...] = ("https", "mqtt")
-    log: LogForm = "text"
+    log: LogForm = "auto"
     maintenance: tuple[Maintenance, ...] = ()
     min_battery_percent: int = 0
     metered: Metered = "auto"

@@ -2,8 +2,9 @@
 to a small ring of files in the agent's folder, which diagnoses take their tail from.
 
 Fields come with a record as ``extra`` (``model``, ``bundle``, ``reason``, ``code``, ``kind``); the code of an error of
-the family among a record's arguments is found by itself. A log that cannot be written (a full disk, a journal that is
-restarting) is lost, and nothing else is: no handler here raises.
+the family among a record's arguments is found by itself. What is secret is taken out of every form (``agent.redact``),
+texts of exceptions included. A log that cannot be written (a full disk, a journal that is restarting) is lost, and
+nothing else is: no handler here raises.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Collection, Mapping
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from agent.config import LogForm
+from agent.redact import redact
 from bundles.errors import WavegateError
 
 JOURNAL = Path("/run/systemd/journal/socket")
@@ -42,7 +45,14 @@ MESSAGE_IDS = {
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 
 
-def set_up_logging(form: LogForm, *, is_verbose: bool, ring: Path | None = None, journal: Path = JOURNAL) -> None:
+def set_up_logging(
+    form: LogForm,
+    *,
+    is_verbose: bool,
+    ring: Path | None = None,
+    journal: Path = JOURNAL,
+    secrets: Collection[str] = (),
+) -> None:
     """Send this process's log where it belongs; replaces what was set up before.
 
     Args:
@@ -50,11 +60,12 @@ def set_up_logging(form: LogForm, *, is_verbose: bool, ring: Path | None = None,
         is_verbose: whether those tell what the agent does, and not only what goes wrong. The ring always does.
         ring: newest file of the ring, such as ``DIR/log/agent.log``; None = none.
         journal: socket of systemd's journal.
+        secrets: values known to be secret; other secrets are found by where they stand.
     """
-    shown = _shown(form, journal)
+    shown = _shown(form, journal, secrets)
     shown.setLevel(logging.INFO if is_verbose else logging.WARNING)
     handlers: list[logging.Handler] = [shown]
-    if ring is not None and (kept := _ring(ring)) is not None:
+    if ring is not None and (kept := _ring(ring, secrets)) is not None:
         handlers.append(kept)
     logging.basicConfig(level=min(handler.level for handler in handlers), handlers=handlers, force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -70,8 +81,40 @@ def fields_of(record: logging.LogRecord) -> dict[str, str]:
     return found
 
 
+def is_of_the_journal(environ: Mapping[str, str], descriptor: int) -> bool:
+    """Whether what is written to ``descriptor`` goes to systemd's journal (``$JOURNAL_STREAM``, systemd.exec(5))."""
+    with contextlib.suppress(OSError):
+        found = os.fstat(descriptor)
+        return environ.get("JOURNAL_STREAM", "") == f"{found.st_dev}:{found.st_ino}"
+    return False
+
+
+class TextForm(logging.Formatter):
+    """Lines for people.
+
+    Args:
+        secrets: as for ``set_up_logging``.
+    """
+
+    def __init__(self, secrets: Collection[str] = ()) -> None:
+        super().__init__(TEXT)
+        self._secrets = secrets
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of ``record``."""
+        return redact(super().format(record), self._secrets)
+
+
 class JsonForm(logging.Formatter):
-    """One JSON object a line: ``at_ms``, ``level``, ``logger``, ``message``, and the fields."""
+    """One JSON object a line: ``at_ms``, ``level``, ``logger``, ``message``, and the fields.
+
+    Args:
+        secrets: as for ``set_up_logging``.
+    """
+
+    def __init__(self, secrets: Collection[str] = ()) -> None:
+        super().__init__()
+        self._secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of ``record``."""
@@ -79,7 +122,7 @@ class JsonForm(logging.Formatter):
             "at_ms": int(record.created * 1000),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": _message(record),
+            "message": redact(_message(record), self._secrets),
             **fields_of(record),
         }
         return json.dumps(line, ensure_ascii=False)
@@ -92,17 +135,18 @@ class JournalHandler(logging.Handler):
 
     Args:
         path: of the journal's socket.
+        secrets: as for ``set_up_logging``.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, secrets: Collection[str] = ()) -> None:
         super().__init__()
-        self._path = str(path)
+        self._path, self._secrets = str(path), secrets
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send ``record``; where nobody takes it, it is lost."""
         with contextlib.suppress(OSError):
-            data = journal_message(record)
+            data = journal_message(record, self._secrets)
             try:
                 self._socket.sendto(data, socket.MSG_DONTWAIT, self._path)
             except OSError as error:
@@ -132,10 +176,10 @@ class JournalHandler(logging.Handler):
             os.close(descriptor)
 
 
-def journal_message(record: logging.LogRecord) -> bytes:
+def journal_message(record: logging.LogRecord, secrets: Collection[str] = ()) -> bytes:
     """Return ``record`` as the journal's native protocol has it: ``NAME=value``, or a length where lines break."""
     fields = {
-        "MESSAGE": _message(record),
+        "MESSAGE": redact(_message(record), secrets),
         "PRIORITY": str(priority_of(record.levelno)),
         "SYSLOG_IDENTIFIER": "wavegate-agent",
         "LOGGER": record.name,
@@ -163,22 +207,24 @@ class _Ring(RotatingFileHandler):
         return TextIOWrapper(os.fdopen(descriptor, "ab"), encoding="utf-8")
 
 
-def _ring(path: Path) -> logging.Handler | None:
+def _ring(path: Path, secrets: Collection[str]) -> logging.Handler | None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handler = _Ring(path, maxBytes=RING_BYTES, backupCount=RING_FILES, encoding="utf-8")
     except OSError:
         return None  # a full or read-only disk is no reason not to run
-    handler.setFormatter(logging.Formatter(TEXT))
+    handler.setFormatter(TextForm(secrets))
     handler.setLevel(logging.INFO)
     return handler
 
 
-def _shown(form: LogForm, journal: Path) -> logging.Handler:
+def _shown(form: LogForm, journal: Path, secrets: Collection[str]) -> logging.Handler:
+    if form == "auto":
+        form = "journal" if is_of_the_journal(os.environ, 2) else "text"
     if form == "journal" and journal.exists():
-        return JournalHandler(journal)
+        return JournalHandler(journal, secrets)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonForm() if form == "json" else logging.Formatter(TEXT))
+    handler.setFormatter(JsonForm(secrets) if form == "json" else TextForm(secrets))
     return handler
 
 

@@ -13,18 +13,25 @@ from bundles.errors import AskPerson, Refused
 
 def run(options: argparse.Namespace) -> int:
     """Run the agent until a signal stops it, telling the service manager how it stands."""
+    import dataclasses
     import faulthandler
     import os
 
     from agent.config import Folders, load_config
     from agent.logs import set_up_logging
+    from agent.redact import secrets_of
     from agent.runner.wiring import STOP_S, Agent
     from agent.service.notify import Notifier, status_line, watchdog_period_s
     from agent.service.watchdog import Watchdog
 
     folders = Folders(options.dir)
     config = load_config(folders.config)
-    set_up_logging(config.log, is_verbose=options.verbose, ring=folders.log if options.dir.is_dir() else None)
+    set_up_logging(
+        config.log,
+        is_verbose=options.verbose,
+        ring=folders.log if options.dir.is_dir() else None,
+        secrets=secrets_of(dataclasses.asdict(config)) | secrets_of(os.environ),
+    )
     faulthandler.enable()  # the watchdog ends a line that hangs with SIGABRT: the log then says where it hung
     notifier = Notifier(os.environ.pop("NOTIFY_SOCKET", ""))  # ours alone, and not the workers'
     notifier.send(status_line("Trying the runtimes of this device"))

@@ -20,8 +20,8 @@ from agent.config import Folders
 from agent.diagnose import disk, machine, reading
 from agent.diagnose.kernel import kernel_lines
 from agent.diagnose.pack import pack
-from agent.diagnose.redact import masked, redact, secrets_of
 from agent.diagnose.shorten import newest_lines, shortened
+from agent.redact import masked, redact, secrets_of
 from bundles import __version__
 from bundles.errors import WavegateError
 from bundles.wire.commands import MAX_BUNDLE_BYTES

@@ -17,8 +17,8 @@ import msgspec
 
 from agent.config import AgentConfig, Folders
 from agent.diagnose.collect import Sources, collect
-from agent.diagnose.redact import masked, secrets_of
 from agent.https import DeviceDoor
+from agent.redact import masked, secrets_of
 from agent.runner.assurance import Assurance
 from agent.runner.commands import Doing, Done
 from agent.runner.owner import request_rollback

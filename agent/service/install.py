@@ -9,7 +9,7 @@ import grp
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -52,18 +52,23 @@ def install(plan: Plan, root: Path) -> list[Change]:
     """Write every file of ``plan`` below ``root``; drop-ins of ours that it does not hold any more are removed.
 
     Raises:
-        AskPerson: ``SERVICE_FILES``: they cannot be written.
+        AskPerson: ``SERVICE_FILES``: they cannot all be written. What had been is taken back, or named.
         Refused: as ``unit.files``.
     """
     wanted = unit.files(plan)
+    changes: list[Change] = []
+    before: dict[PurePosixPath, bytes | None] = {}
     try:
-        changes = [Change(path, _write(_below(root, path), text)) for path, text in wanted.items()]
+        for path, text in wanted.items():
+            before[path] = _content(_below(root, path))
+            changes.append(Change(path, _write(_below(root, path), text)))
         for path in _ours(root):
             if path not in wanted:
+                before[path] = _content(_below(root, path))
                 _below(root, path).unlink()
                 changes.append(Change(path, "removed"))
     except OSError as error:
-        raise _refused(error) from error
+        raise _refused(error, _take_back(root, before)) from error
     return changes
 
 
@@ -84,7 +89,11 @@ def uninstall(root: Path) -> list[Change]:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
     except OSError as error:
-        raise _refused(error) from error
+        raise AskPerson(
+            f"Not everything could be removed: {error}.",
+            code="SERVICE_FILES",
+            remedy="Run this as root; doing it again removes the rest.",
+        ) from error
     return changes
 
 
@@ -121,6 +130,27 @@ def _run(command: Sequence[str]) -> None:
         )
 
 
+def _content(target: Path) -> bytes | None:
+    return target.read_bytes() if target.is_file() else None
+
+
+def _take_back(root: Path, before: Mapping[PurePosixPath, bytes | None]) -> list[PurePosixPath]:
+    """Give files their earlier content again; returns those that could not be."""
+    kept = []
+    for path, content in before.items():
+        target = _below(root, path)
+        try:
+            if _content(target) == content:
+                continue
+            if content is None:
+                target.unlink()
+            else:
+                _write(target, content.decode())
+        except OSError:
+            kept.append(path)
+    return kept
+
+
 def _write(target: Path, text: str) -> Literal["written", "unchanged"]:
     if target.is_file() and target.read_bytes() == text.encode():
         return "unchanged"
@@ -142,9 +172,10 @@ def _below(root: Path, path: PurePosixPath) -> Path:
     return root / path.relative_to("/")
 
 
-def _refused(error: OSError) -> AskPerson:
+def _refused(error: OSError, kept: Sequence[PurePosixPath] = ()) -> AskPerson:
+    left = f" Half-way done, see {', '.join(map(str, kept))}." if kept else " Nothing was changed."
     return AskPerson(
-        f"The service's files cannot be written: {error}.",
+        f"The service's files cannot be written: {error}.{left}",
         code="SERVICE_FILES",
-        remedy="Run this as root, or print them with --print and put them in place yourself.",
+        remedy="Mend that, or run this as root; doing it again does the whole. --print shows the files.",
     )

@@ -102,6 +102,8 @@ StartLimitIntervalSec=0
 Type=notify
 NotifyAccess=main
 ExecStart={command}
+# The agent finds the journal behind its stderr, and sends its fields there.
+StandardError=journal
 Restart=always
 RestartSec=5
 WatchdogSec={WATCHDOG_S}

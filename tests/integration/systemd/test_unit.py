@@ -164,3 +164,19 @@ def test_a_model_answers_under_the_unit(under_unit, runtime, tmp_path):
     free = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True).stdout
     assert under_unit(*words) == free
     assert len(free.split()) == 10
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["first", "again"])
+def test_an_installation_that_fails_half_way_is_taken_back(root, is_there):
+    if is_there:
+        install(Plan(PLAN.program, PLAN.folder, memory_max_mib=256), root)
+        (root / "etc/sysusers.d").rename(root / "users")
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    (root / "etc").mkdir(exist_ok=True)
+    (root / "etc/sysusers.d").write_text("a file where the last folder should be")
+    with pytest.raises(AskPerson) as caught:
+        install(Plan(PLAN.program, PLAN.folder, memory_max_mib=512), root)
+    assert caught.value.code == "SERVICE_FILES"
+    assert "Nothing was changed" in str(caught.value)
+    (root / "etc/sysusers.d").unlink()
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before

@@ -129,3 +129,52 @@ def test_a_ring_that_cannot_be_written_is_none(tmp_path):
 def test_levels_have_the_priorities_of_syslog():
     levels = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
     assert [priority_of(level) for level in levels] == [7, 6, 4, 3, 2]
+
+
+SECRET = "hunter2-and-more"
+TOLD = (
+    "proxy http://ada:hunter2-and-more@proxy:3128 refused",
+    "GET https://store/blob?X-Amz-Signature=hunter2-and-more",
+    "Authorization: Bearer hunter2-and-more",
+    "enrolment with token=hunter2-and-more",
+)
+
+
+@pytest.mark.parametrize("form", ["text", "json", "journal"])
+@pytest.mark.parametrize("words", TOLD)
+def test_no_form_tells_what_is_secret(form, words, journal, tmp_path, capsys):
+    ring = tmp_path / "log" / "agent.log"
+    set_up_logging(form, is_verbose=True, journal=journal.path, ring=ring)
+    try:
+        raise OSError(words)
+    except OSError:
+        log.exception("Because %s", words)
+    shown = journal.read()["MESSAGE"] if form == "journal" else capsys.readouterr().err
+    for text in (shown, ring.read_text()):
+        assert SECRET not in text
+        assert "Because" in text
+        assert "OSError" in text
+
+
+def test_what_is_known_to_be_secret_is_told_nowhere(tmp_path, capsys):
+    ring = tmp_path / "log" / "agent.log"
+    set_up_logging("json", is_verbose=True, ring=ring, secrets={"plain words"})
+    log.warning("it said plain words and more")
+    assert "plain words" not in capsys.readouterr().err + ring.read_text()
+
+
+def test_as_a_service_the_journal_gets_fields_without_being_told_to(journal, monkeypatch):
+    behind = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{behind.st_dev}:{behind.st_ino}")
+    set_up_logging("auto", is_verbose=True, journal=journal.path)
+    log.warning("a line", extra={"model": "vision/digits"})
+    assert journal.read()["MODEL"] == "vision/digits"
+
+
+@pytest.mark.parametrize("stream", ["", "1:2", "nonsense"])
+def test_a_person_at_a_terminal_gets_text(journal, stream, monkeypatch, capsys):
+    """A shell started by a service inherits the variable, and not its stderr."""
+    monkeypatch.setenv("JOURNAL_STREAM", stream)
+    set_up_logging("auto", is_verbose=True, journal=journal.path)
+    log.warning("a line")
+    assert capsys.readouterr().err.endswith("WARNING agent.test: a line\n")

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import quote, unquote
 
-from agent.diagnose.randomness import is_random
+from agent.randomness import is_random
 
 REMOVED = "[removed]"
 SHORTEST_SECRET = 4

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.diagnose.randomness import is_random
-from agent.diagnose.redact import REMOVED, masked, redact, secrets_in, secrets_of
+from agent.randomness import is_random
+from agent.redact import REMOVED, masked, redact, secrets_in, secrets_of
 
 KEY = "\n".join(
     ["-----BEGIN EC PRIVATE KEY-----", *["MHcCAQEEIBkg4LVWM9nuwNSk3yByxZpYRTBnVFXm" + "AoGCCqGSM49AwEH"] * 3]
