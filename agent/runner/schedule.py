@@ -84,8 +84,12 @@ class Schedule:
         self._has_job = threading.Condition()
         self._is_stopping = False
         self.failures = 0
-        for number in range(workers):
-            threading.Thread(target=self._work, name=f"agent-background-{number}", daemon=True).start()
+        self._background = [
+            threading.Thread(target=self._work, name=f"agent-background-{number}", daemon=True)
+            for number in range(workers)
+        ]
+        for thread in self._background:
+            thread.start()
 
     def soon(self, call: Callable[[], None]) -> None:
         """Run ``call`` after what is in line already. From any thread."""
@@ -139,12 +143,23 @@ class Schedule:
             self._carry_out(call)
 
     def stop(self) -> None:
-        """End ``run`` after the call in progress, and the background threads after theirs. From any thread."""
+        """End ``run`` after the call in progress, and the background threads after theirs. From any thread.
+
+        Background work that has not begun never will.
+        """
         with self._wake:
             self._is_stopping = True
             self._wake.notify_all()
         with self._has_job:
+            self._jobs.clear()
             self._has_job.notify_all()
+
+    def join(self, within_s: float) -> bool:
+        """Wait, once stopped, for the background work in hand; return whether it ended within ``within_s`` seconds."""
+        until_s = time.monotonic() + within_s
+        for thread in self._background:
+            thread.join(max(0.0, until_s - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._background)
 
     def _carry_out(self, call: Callable[[], None]) -> None:
         try:

@@ -57,8 +57,13 @@ STOP_S = 4.5
 """Of 5 s that a stop may take; the rest is Python's own end."""
 LINE_SHARE = 0.6
 """Of the time for a stop: for the call in hand, the windows and the farewell; then the edges are closed anyway."""
-PATIENCE_S = 30.0
+BACKGROUND_SHARE = 0.1
+"""Of that time: for background work whose connections were just closed under it; what it still writes, it writes before
+the trust store is given up."""
+BACKGROUND_S = 5.0
 """For the same where nobody is in a hurry."""
+PATIENCE_S = 30.0
+"""For the call in hand where nobody is in a hurry."""
 ANSWER_S = 5.0
 RENEWAL_CHECK_MS = 3_600_000
 RENEWAL_AGAIN_MS = 60_000
@@ -183,6 +188,7 @@ class Agent:
         root = read_bootstrap_root(self.folders.bootstrap_root)
         self._lock = lock_folder(self.folders.lock)
         self._closers: list[Callable[[], Any]] = [lambda: os.close(self._lock)]
+        self._background_s = BACKGROUND_S
         try:
             self._build(identity, root, clock or SteadyClock())
         except BaseException:
@@ -203,6 +209,8 @@ class Agent:
             allow_demo=config.allow_demo_keys,
         )
         self._closers.append(trust.close)
+        self.schedule = Schedule(clock.now_ms)
+        self._closers.append(self._end_background)
         self._trust_ms: Callable[[], int] = lambda: trust.clock_ms(clock.wall_ms())
         extra = read_extra_ca(config.extra_ca)
         self.credentials = Credentials(identity, lambda: trust.server_cas, self._trust_ms, extra)
@@ -217,7 +225,6 @@ class Agent:
         store.open()
         spool = Spool(folders.spool, identity.device, max_bytes=config.spool_max_bytes)
         self._closers.append(spool.close)
-        self.schedule = Schedule(clock.now_ms)
         self._commands: Commands | None = None  # needs the device, and the device needs where its commands go
         self._clock = clock
         self.accuracy = Accuracy()
@@ -299,6 +306,7 @@ class Agent:
         return not stopping.is_alive()
 
     def _stop(self, within_s: float | None) -> None:
+        self._background_s = BACKGROUND_S if within_s is None else within_s * BACKGROUND_SHARE
         if self._camera is not None:
             self._camera.close()
         if self._thread.is_alive():
@@ -315,6 +323,11 @@ class Agent:
             self.schedule.stop()
             self._thread.join(1.0)
         self._close_all()
+
+    def _end_background(self) -> None:
+        self.schedule.stop()
+        if not self.schedule.join(self._background_s):
+            _log.info("background work goes on: a call that hangs, or a server that does not answer")
 
     def _close_all(self) -> None:
         while self._closers:

@@ -212,8 +212,7 @@ def site(house, monkeypatch):
     """A place for agents; they come back to a broker within moments, so that tests do not wait for backoffs."""
     monkeypatch.setattr(route, "RECONNECT", link.Backoff(base_s=0.1, cap_s=0.5))
     monkeypatch.setattr(link, "POLL_AGAIN", link.Backoff(base_s=0.1, cap_s=0.5))
-    # A refresh of trust that was under way when its agent stopped may still write a file.
-    with tempfile.TemporaryDirectory(prefix="wg-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="wg-") as folder:
         made = Site(house, Path(folder))
         yield made
         for agent in list(made.agents):

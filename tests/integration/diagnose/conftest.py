@@ -173,7 +173,7 @@ def site(house, monkeypatch):
     monkeypatch.setattr(link, "FIRST_CONNECT_S", 0.0)
     monkeypatch.setattr(link, "FLUSH_S", 0.2)
     monkeypatch.setattr(commands, "QUIET_MS", 100)
-    with tempfile.TemporaryDirectory(prefix="wg-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="wg-") as folder:
         made = Site(house, Path(folder))
         try:
             yield made

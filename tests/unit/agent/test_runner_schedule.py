@@ -69,6 +69,18 @@ def test_slow_work_holds_up_no_call(schedule):
     release.set()
 
 
+def test_stopped_it_can_be_waited_for_and_begins_nothing_more():
+    schedule, begun, release, late = Schedule(SteadyClock().now_ms, workers=1), threading.Event(), threading.Event(), []
+    schedule.background(lambda: (begun.set(), release.wait()), lambda _: None)
+    schedule.background(lambda: late.append("begun"), lambda _: None)
+    assert begun.wait(10)
+    schedule.stop()
+    assert not schedule.join(0.01)
+    release.set()
+    assert schedule.join(10)
+    assert late == []
+
+
 def test_a_call_that_raises_is_counted_and_the_line_goes_on(schedule, caplog):
     schedule.soon(lambda: 1 / 0)
     after_all(schedule)
