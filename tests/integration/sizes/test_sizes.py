@@ -264,7 +264,7 @@ def test_a_model_of_this_size_from_build_to_a_delta_on_the_device(tmp_path, size
         began = time.monotonic()
         desk.roll_out("1.1.0")
         until(
-            lambda: roomy.model().get("phase") == "confirmed" and roomy.model().get("running") == digests["1.1.0"],
+            lambda: roomy.model().get("phase") == "confirmed" and roomy.model().get("sha256") == digests["1.1.0"],
             "1.1.0 on the device with room",
         )
         delta_s, delta_mib = time.monotonic() - began, roomy.peak_mib()
