@@ -286,7 +286,10 @@ def booted(s: UpdaterState, event: ev.Booted, policy: Policy) -> Outcome:
     detail = f"The agent started {s.recoveries} times during this update."
     if s.step is Step.REVERTING:
         if is_looping:
-            return _revert_failed(s, at, "REBOOT_LOOP", detail, False, 0.0, policy)
+            s, effects = _revert_failed(s, at, "REBOOT_LOOP", detail, False, 0.0, policy)
+            # Where no way is left it is power that failed, as far as anybody knows, and not what was committed.
+            again = (fx.Serve(s.committed, mode_of(s, s.committed)),) if s.step is Step.FAILED and s.committed else ()
+            return s, (*effects, *again)
         return go_back(s, at)  # the factory release may have come, or gone, since
     if s.step.is_before_activation:
         if is_looping:

@@ -31,7 +31,7 @@ MODEL = "vision/digits"
 DEVICE = "dev-1"
 PROFILE = Profile(
     heartbeat_s=600, report_s=600, canary_report_s=600, probation_s=2, accept_s=60, download_s=120, activate_s=20,
-    poll_s=60,
+    poll_s=5,
 )  # fmt: skip
 VERSIONS = ("0.9.0", "1.0.0", "1.1.0", "1.2.0")
 COUNTERS = {"0.9.0": 2, "1.0.0": 3, "1.1.0": 5, "1.2.0": 7}

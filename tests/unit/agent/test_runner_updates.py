@@ -9,7 +9,7 @@ from agent.core import effects as fx
 from agent.core import events as ev
 from agent.core.journal import decode_state
 from agent.core.policy import Policy
-from agent.core.state import Asked, Release, Step
+from agent.core.state import Asked, Release, Step, UpdaterState
 from agent.runner import updates as updates_module
 from agent.runner.schedule import Schedule, SteadyClock
 from agent.runner.updates import Updates
@@ -104,6 +104,18 @@ def test_a_journal_that_cannot_be_written_stops_everything_until_it_can(rig):
     assert rig.disk_errors == 0
     assert [name for name, _ in rig.log].count("journal") == 1
     assert rig.log[0][0] == "journal"
+
+
+@pytest.mark.parametrize("step", [Step.DOWNLOADING, Step.PROBATION, Step.REVERTING])
+def test_a_start_on_a_full_disk_lets_what_is_known_answer_and_does_nothing_else(rig, step):
+    old = Release("vision/digits/0.9.0/bundle.json", "b" * 64, 100, 0)
+    way_back = old if step is Step.REVERTING else None
+    rig.updates.states[MODEL] = UpdaterState(MODEL, step, gen=1, target=RELEASE, committed=old, revert_to=way_back)
+    rig.disk_errors = 4
+    rig.offer(ev.Booted(0))
+    rig.until(lambda: rig.disk_errors == 0)
+    until_room = rig.log[: next((i for i, (name, _) in enumerate(rig.log) if name == "journal"), len(rig.log))]
+    assert until_room == [("Revert" if step is Step.REVERTING else "Serve", True)]
 
 
 def test_answers_lead_to_the_next_step(rig):

@@ -98,6 +98,25 @@ def test_the_rollback_target_is_also_bad_and_so_is_the_one_before():
     assert state.retained == {F.sha256}
 
 
+@pytest.mark.parametrize("code", ["STORE_CORRUPT", "STORE_MISSING"])
+def test_a_way_back_that_is_damaged_is_left_at_once_since_nothing_answers_meanwhile(code):
+    state, _ = tell(RUNNING_B, *WAY, ev.HealthSeen(7_000, C.sha256, UNWELL))
+    state, effects = tell(state, ev.EffectFailed(8_000, "revert", B.sha256, code, retryable=True))
+    assert only(effects, fx.Revert) == [fx.Revert(A)]
+    state, effects = tell(state, ev.EffectFailed(9_000, "revert", A.sha256, code, retryable=True))
+    assert only(effects, fx.Revert) == [fx.Revert(F)]
+    assert state.since_ms == 9_000
+
+
+def test_power_cuts_on_every_way_back_leave_the_committed_release_asked_to_answer():
+    state, _ = tell(RUNNING_B, *WAY, ev.HealthSeen(7_000, C.sha256, UNWELL))
+    for start in range(DEFAULT_POLICY.max_recoveries + 4):
+        state, effects = tell(state, ev.Booted(10_000 + start, None, F))
+        assert only(effects, fx.Revert, fx.Serve), f"nothing is asked to answer at start {start + 1}"
+    assert state.step is Step.FAILED
+    assert only(effects, fx.Serve) == [fx.Serve(B)]
+
+
 def test_a_way_back_that_takes_too_long_goes_further_back():
     state, _ = tell(ALONE, *WAY, ev.HealthSeen(10_000, C.sha256, UNWELL))
     for _ in range(MAX_EFFECT_TRIES):

@@ -102,6 +102,25 @@ def test_restarted_offline_it_works_from_its_cache(holders):
         assert store.summary(holders.now()).timestamp_version == 2
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_refresh_that_broke_off_before_the_teams_role_is_no_refusal(holders, is_there):
+    """Power, or the network, fails between the snapshot and the role it names; the device starts without a network."""
+    if is_there:
+        old = holders.publish("1.0.0", 3)
+        with holders.store() as store:
+            store.refresh(holders.now())
+            store.authorize(MODEL, old, hardware="x", now_ms=holders.now())
+    wanted = holders.publish("1.1.0", 5)
+    with holders.store() as store:
+        store.refresh(holders.now())
+    with holders.store() as store:
+        with pytest.raises(TryAgain) as told:
+            store.authorize(MODEL, wanted, hardware="x", now_ms=holders.now())
+        assert told.value.code == "METADATA_NOT_REFRESHED"
+        store.refresh(holders.now())
+        assert store.authorize(MODEL, wanted, hardware="x", now_ms=holders.now()).sha256 == wanted.sha256
+
+
 def test_offline_for_months_the_cache_is_harmless_and_catches_up(holders):
     holders.publish("1.0.0", 1)
     with holders.store() as store:
