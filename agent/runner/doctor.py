@@ -229,11 +229,13 @@ def _broker(case: _Case, way: Way, host: str, port: int) -> str:
     sock = _dial(case, host, port)
     try:
         with secure(sock, context, host, case.timeout_s) as tls:
+            # Before a word is said: a broker that refuses our certificate ends the connection with what it has not
+            # read, and the reset may overtake the alert that says why.
+            reach.stays_open(tls)
             if way == "websocket":
                 _check_upgrade(reach.upgrade_status(tls, host, port, case.timeout_s))
                 return f"port {port} grants WebSockets"
             if is_running(case.folders):
-                reach.stays_open(tls)
                 return f"port {port} takes this device; the agent runs, so that is all that was tried"
             _check_reason(reach.mqtt_reason(tls, case.identity.device, case.timeout_s))
             return f"port {port} takes this device"

@@ -239,9 +239,10 @@ class Link:
             self.flush()
             return
         _log.info("the connection to the broker is lost: %s", reason)
-        self._down_since_ms = now
         trouble = routes.TROUBLES.get(reason)
         if self._up_since_ms and now - self._up_since_ms >= STABLE_MS:
+            # A broker that takes connections and ends them at once was never there: reports must not wait for it.
+            self._down_since_ms = now
             self._path = routes.stood(self._path)
             self._short_ups = 0
         else:
