@@ -28,6 +28,7 @@ from bundles.wire.messages import Ack, UpEnvelope
 _log = logging.getLogger(__name__)
 
 POLL_AGAIN = Backoff(base_s=2.0, cap_s=300.0)
+"""Between tries over HTTPS that nobody answered, polls and reports alike."""
 FIRST_CONNECT_S = 0.5
 """A fleet switched on at one moment spreads its first connections over this time."""
 STABLE_MS = 10_000
@@ -97,7 +98,7 @@ class Link:
         self._poll_s = poll_s
         self._etag = ""
         self._path = Route(ways)
-        self._poll_tries = 0
+        self._poll_tries = self._post_tries = self._post_at_ms = 0
         self._down_since_ms = schedule.now_ms()
         self._up_since_ms = self._short_ups = 0
         self._held: list[UpEnvelope] = []
@@ -162,6 +163,8 @@ class Link:
             elif rows:  # a batch may be cut short by its bytes
                 self._after("flush", 0.05, self._flush_again)
             return
+        if self._schedule.now_ms() < self._post_at_ms:
+            return
         if not self._held:
             self._held = [UpEnvelope(row.leaf, row.payload) for row in self._next_rows()]
         batch = list(self._held)
@@ -201,7 +204,7 @@ class Link:
         self._is_closed = True
         if self._transport is not None:
             self._transport.close(farewell)
-        for name in ("connect", "poll", "flush", "look"):
+        for name in ("connect", "poll", "flush", "look", "post"):
             self._schedule.cancel((self._key, name))
 
     def reconnect(self) -> None:
@@ -346,8 +349,15 @@ class Link:
             _log.info("reports were not taken: %s", ack)
             if isinstance(ack, Refused):
                 self._held = []  # so that one batch the server will never take does not hold up the others
+            else:
+                # A fleet whose server is gone must not meet it in step, every few seconds, when it comes back.
+                self._post_tries += 1
+                wait = POLL_AGAIN.delay_s(self._post_tries, self._rng.random())
+                self._post_at_ms = self._schedule.now_ms() + round(wait * 1000)
+                self._after("post", wait, self.flush)
             return
         self._held = []
+        self._post_tries = self._post_at_ms = 0
         self._take_ack(ack)
         if self._wants_flush:
             self._wants_flush = False
@@ -368,7 +378,7 @@ class Link:
             wait = POLL_AGAIN.delay_s(self._poll_tries, self._rng.random())
             self._after("poll", min(wait, self._poll_s), self._poll)
             return
-        self._poll_tries = 0
+        self._poll_tries = self._post_tries = self._post_at_ms = 0
         self._after("poll", self._jittered(self._poll_s), self._poll)
         self._hooks.on_contact()
         if answer is not None:

@@ -13,6 +13,8 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from agent.core.journal import decode_state, encode_state
+from agent.core.policy import DEFAULT_POLICY
 from bundles.archive import open_archive
 from bundles.trust.device.authorize import check_manifest
 from bundles.trust.device.client import BUILT_MS, TrustStore
@@ -20,7 +22,7 @@ from bundles.trust.drafting.release import current_team
 from bundles.trust.fetch import folder_fetch
 from bundles.variants import pick_variant
 from bundles.verify import verify_content, verify_signed
-from bundles.wire import codec, commands
+from bundles.wire import chunks, codec, commands
 from bundles.wire.proof import verify_proof
 
 HERE = Path(__file__).parent
@@ -90,6 +92,41 @@ def test_commands_and_their_results_say_what_they_said(released, expected):
     assert commands.decode_command(first) == command
     for name, said in expected["command_results"].items():
         assert msgspec.structs.asdict(commands.decode_result((messages / name).read_bytes())) == said
+
+
+def test_asks_for_files_and_their_chunks_say_what_they_said(released, expected):
+    messages = released / "messages"
+    for name, said in expected["asks"].items():
+        assert msgspec.structs.asdict(chunks.decode_ask((messages / name).read_bytes())) == said
+    for name, said in expected["chunks"].items():
+        head, data = chunks.decode_chunk((messages / name).read_bytes())
+        assert (msgspec.structs.asdict(head), bytes(data).hex()) == (said["head"], said["data"])
+
+
+def test_messages_with_fields_that_came_later_say_what_they_said(released, expected):
+    for name, said in expected["later_messages"].items():
+        found = msgspec.to_builtins(codec.decode_up(said["leaf"], (released / "messages" / name).read_bytes()))
+        assert {field: found.get(field) for field in said["says"]} == said["says"]
+
+
+def test_a_journal_of_an_older_agent_is_read_by_this_one(released, expected):
+    for name, said in expected["journal"].items():
+        state = decode_state((released / "journal" / name).read_bytes())
+        assert state.committed is not None
+        assert state.target is not None
+        assert {
+            "model": state.model,
+            "step": state.step.value,
+            "gen": state.gen,
+            "attempts": state.attempts,
+            "recoveries": state.recoveries,
+            "floor": state.floor,
+            "committed": state.committed.sha256,
+            "target": state.target.sha256,
+            "denied": [tried.sha256 for tried in state.tried if tried.attempts >= DEFAULT_POLICY.max_attempts],
+            "revoked": sorted(state.revoked),
+        } == said
+        assert decode_state(encode_state(state)) == state
 
 
 def test_request_proof_is_good(released, expected):

@@ -8,6 +8,8 @@ import pytest
 
 from agent.core import route
 from agent.core.retry import Backoff
+from agent.https import DeviceDoor
+from bundles.errors import Refused
 
 
 @pytest.mark.parametrize("way", ["mqtt", "websocket", "https"])
@@ -110,3 +112,28 @@ def test_what_the_server_tells_of_its_ports_survives_a_renewal(site, house):
     wire.credentials.renew(wire.door.post_signed)
     said = json.loads((folder / "identity" / "enrolment.json").read_bytes())["mqtt"]
     assert (said["port"], said["websocket_port"]) == (house.mqtt, house.websocket)
+
+
+@pytest.mark.parametrize("way", ["mqtt", "websocket", "https"])
+def test_a_certificate_is_renewed_while_connected_and_no_report_is_lost(site, house, way):
+    folder = site.enrol(f"renewing-{way}", websocket=house.websocket)
+    wire = site.wire(folder, transport=way)
+    wire.on_route(way)
+    wire.tell(10)
+    before = wire.credentials.identity
+    wire.credentials.renew(wire.door.post_signed)
+    wire.tell(10)
+    wire.call(wire.link.reconnect)
+    wire.tell(10)
+    wire.on_route(way)
+    wire.arrived()
+    wire.emptied()
+    after = wire.credentials.identity.key.public_key()
+    assert after != before.key.public_key()
+    if way == "https":
+        # Once the new key has signed, the old one is of no use any more.
+        old = DeviceDoor(wire.client, wire.device, lambda: before.key)
+        with pytest.raises(Refused):
+            old.desired()
+    else:
+        assert wire.shown[-1] == after, "the connection that stands was made with the new certificate"

@@ -36,8 +36,8 @@ class Wire:
         self.device, self.clock = identity.device, SteadyClock()
         proxies = read_proxies(config.proxy, config.no_proxy, {})
         url = identity.enrolment.url
-        self._client = open_client(url, self.credentials.server_context(), proxy=proxies.to_url(url))
-        self.door = DeviceDoor(self._client, self.device, self.credentials.key)
+        self.client = open_client(url, self.credentials.server_context(), proxy=proxies.to_url(url))
+        self.door = DeviceDoor(self.client, self.device, self.credentials.key)
         self.schedule, self.troubles, self.told, self.states = Schedule(self.clock.now_ms), [], 0, []
         self.spool = Spool(folder / "spool.db", self.device)
         broker, ways = identity.enrolment.mqtt, broker_ways(config, identity.enrolment.mqtt)
@@ -45,10 +45,11 @@ class Wire:
         self.transport = None
         if broker is not None and ways:
             self.transport = MqttLink(
-                self.device, broker.host, broker.port, self.credentials.broker_context, edges, keepalive_s,
+                self.device, broker.host, broker.port, self._context, edges, keepalive_s,
                 websocket_port=broker.websocket_port, proxies=proxies,
             )  # fmt: skip
         self.down: list[tuple[str, bytes]] = []
+        self.shown = []
         self.conflicts = 0
         hooks = Hooks(
             lambda _: None, lambda: None, self._conflict, self._heartbeat, on_trouble=self.troubles.append,
@@ -110,7 +111,11 @@ class Wire:
         self.schedule.stop()
         self._thread.join(10)
         self.spool.close()
-        self._client.close()
+        self.client.close()
+
+    def _context(self):
+        self.shown.append(self.credentials.key().public_key())
+        return self.credentials.broker_context()
 
     def _down(self, leaf: str, payload: bytes) -> None:
         self.down.append((leaf, payload))
