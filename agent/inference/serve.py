@@ -36,6 +36,8 @@ MAX_CONNECTIONS = 32
 """Each is a thread; a device's applications are few, and more is a leak or a flood."""
 IDLE_TIMEOUT_S = 60.0
 SOCKET_MODE = 0o660
+LOOK_S = 60.0
+"""Between looks at whether the server is to end; its end wakes it by itself, so an idle device is left asleep."""
 _MAX_PATH_BYTES = 107  # sun_path holds 108 with its final zero
 _NEW = ".new"
 _PEERCRED = struct.Struct("3i")  # pid, uid, gid of struct ucred
@@ -68,7 +70,7 @@ class LocalServer:
         self._server = _Server(engine, path)
         self._inode = path.stat().st_ino
         self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="local-server", daemon=True
+            target=self._server.serve_forever, kwargs={"poll_interval": LOOK_S}, name="local-server", daemon=True
         )
 
     def start(self) -> None:
@@ -78,6 +80,8 @@ class LocalServer:
     def close(self) -> None:
         """Stop answering, close every connection and remove the socket. Being told twice is normal."""
         if self._thread.is_alive():
+            with contextlib.suppress(OSError):
+                self._server.socket.shutdown(socket.SHUT_RDWR)  # it wakes by this
             self._server.shutdown()
             self._thread.join()
         self._server.server_close()

@@ -22,6 +22,8 @@ from bundles.errors import Refused, WavegateError
 
 MAX_LINE_BYTES = 64 * 1024
 TIMEOUT_S = 10.0
+LOOK_S = 60.0
+"""Between looks at whether it is to end; its end wakes it by itself, so it need not look often."""
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 """request -> answer; what it raises of the family is sent back as ``error``."""
@@ -61,7 +63,7 @@ class ControlServer:
                 remedy="Use a folder with a short path that the agent may write to.",
             ) from error
         self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="control", daemon=True
+            target=self._server.serve_forever, kwargs={"poll_interval": LOOK_S}, name="control", daemon=True
         )
 
     def start(self) -> None:
@@ -71,6 +73,8 @@ class ControlServer:
     def close(self) -> None:
         """Stop answering and remove the socket."""
         if self._thread.is_alive():
+            with contextlib.suppress(OSError):
+                self._server.socket.shutdown(socket.SHUT_RDWR)  # it wakes by this
             self._server.shutdown()
         self._server.server_close()
         self._path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What the agent costs a device: start, memory, imports; measured in an environment with only ``[agent]``."""
+"""What the agent costs a device: start, memory, imports, what it does while idle; in an environment of ``[agent]``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from benches.measuring.figure import Figure, Plan
+from benches.measuring.idle import Idle
 from benches.measuring.installed_agent import RUNTIME, InstalledAgent, environment, installed_agent
 from benches.measuring.memory import Memory
 from benches.measuring.timing import medians, program_s
@@ -18,6 +19,8 @@ NAME = "agent"
 PSS_BAR_MIB = 120.0
 SKETCH_IMPORT_BAR_S, SKETCH_IMPORT_BAR_MIB = 0.05, 3.0
 WARM_UP_REQUESTS = 200
+IDLE_S = 60.0
+IDLE_CPU_BAR = 0.5
 PASS = "python -c pass"
 _SKETCH_IMPORT = """
 import json, time
@@ -55,6 +58,11 @@ def run(plan: Plan) -> Iterator[Figure]:
         yield _start("agent_start_s", agent, bin_folder, plan.repeats(5, 3), "control plane reachable")
         agent.cut_off()
         yield _start("agent_offline_start_s", agent, bin_folder, plan.repeats(5, 3), "control plane gone")
+    with installed_agent(bin_folder, is_hurried=False) as agent:
+        agent.install()
+        agent.ask(1)
+        agent.memory()  # as above
+        yield from _idle([agent.idle(IDLE_S) for _ in range(plan.repeats(3, 1))])
 
 
 def _programs(bin_folder: Path, rounds: int) -> Iterator[Figure]:
@@ -93,6 +101,14 @@ def _memory(metric: str, found: list[Memory], bar: float | None, what: str) -> I
     note = f"the same if no other program here ran on this Python, as on a device: {what}"
     alone = median("alone_mib")
     yield Figure(NAME, metric.replace("rss", "alone"), alone, "MiB", name, rss, bar, n=len(found), note=note)
+
+
+def _idle(found: list[Idle]) -> Iterator[Figure]:
+    note = f"agent, fork server and worker; heartbeats every 60 s over MQTT, nobody asks; over {IDLE_S:.0f} s"
+    cpu = statistics.median(idle.cpu_percent for idle in found)
+    yield Figure(NAME, "agent_idle_cpu_percent", cpu, "% of a core", bar=IDLE_CPU_BAR, n=len(found), note=note)
+    wakeups = statistics.median(idle.wakeups_s for idle in found)
+    yield Figure(NAME, "agent_idle_wakeups_s", wakeups, "1/s", n=len(found), note=note)
 
 
 def _start(metric: str, agent: InstalledAgent, bin_folder: Path, rounds: int, note: str) -> Figure:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from agent.client import Client as AgentClient
+from benches.measuring.idle import Idle, watch
 from benches.measuring.memory import Memory, of_tree
 from bundles.errors import AskPerson, WavegateError
 from control_plane.client import Client
@@ -35,6 +36,9 @@ WAIT_S = 90.0
 LOOK_EVERY_S = 0.002
 SETTLE_S = 3.0
 """Three heartbeats of the demo's profile: what the start alone needed has been freed or is there to stay."""
+HURRIED = frozenset({"heartbeat_s", "report_s", "canary_report_s", "poll_s", "accept_s", "download_s", "activate_s"})
+UNHURRIED_SOAK_S = 2400.0
+"""More than two of the canaries' reports, as a policy must say."""
 INPUT = {"image": np.zeros((1, 8, 8, 1), np.float32)}
 
 
@@ -57,8 +61,8 @@ def environment() -> Path:
 class InstalledAgent:
     """An enrolled agent that runs; made by ``installed_agent``."""
 
-    def __init__(self, processes: Processes, stage: Stage, people: People, bin_folder: Path) -> None:
-        self._processes, self._stage, self._people = processes, stage, people
+    def __init__(self, processes: Processes, stage: Stage, people: People, bin_folder: Path, soak_s: float) -> None:
+        self._processes, self._stage, self._people, self._soak_s = processes, stage, people, soak_s
         self._program = str(bin_folder / "wavegate-agent")
         self._folder = stage.folder / "device"
 
@@ -87,7 +91,7 @@ class InstalledAgent:
         body = {
             "release": f"{MODEL_KEY}@{VERSION}",
             "selector": {"all": True},
-            "waves": [{"rest": True, "soak_s": SOAK_S}],
+            "waves": [{"rest": True, "soak_s": self._soak_s}],
             "policy": {"holdout_pct": 0},
         }
         with Client(self._stage.url, self._people.ada) as ada, Client(self._stage.url, self._people.grace) as grace:
@@ -113,6 +117,10 @@ class InstalledAgent:
         """Return the memory of the agent and its descendants, once it has settled."""
         time.sleep(SETTLE_S)
         return of_tree(self._processes.pid(DEVICE))
+
+    def idle(self, during_s: float) -> Idle:
+        """Return what the agent and its descendants do in ``during_s`` seconds in which nobody asks anything."""
+        return watch(self._processes.pid(DEVICE), during_s)
 
     def ask(self, times: int) -> None:
         """Use the model.
@@ -157,11 +165,12 @@ class InstalledAgent:
 
 
 @contextlib.contextmanager
-def installed_agent(bin_folder: Path) -> Iterator[InstalledAgent]:
+def installed_agent(bin_folder: Path, *, is_hurried: bool = True) -> Iterator[InstalledAgent]:
     """Bring up a control plane and an enrolled agent without a model; end both on leaving.
 
     Args:
         bin_folder: holds the ``wavegate-agent`` to use.
+        is_hurried: reports, heartbeats and polls every few seconds, as in the demo; else as on a device.
 
     Raises:
         AskPerson: a program could not be started.
@@ -169,7 +178,12 @@ def installed_agent(bin_folder: Path) -> Iterator[InstalledAgent]:
     with tempfile.TemporaryDirectory(prefix="wg-bench-") as folder, Processes(Path(folder) / "logs") as processes:
         stage = Stage(processes, Path(folder), 0)
         stage.hold_ceremony()
+        if not is_hurried:
+            settings = stage.data / "settings.toml"
+            kept = [line for line in settings.read_text().splitlines() if line.partition(" ")[0] not in HURRIED]
+            settings.write_text("\n".join(kept) + "\n")
         stage.start_server()
-        agent = InstalledAgent(processes, stage, stage.let_people_in(), bin_folder)
+        people = stage.let_people_in()
+        agent = InstalledAgent(processes, stage, people, bin_folder, SOAK_S if is_hurried else UNHURRIED_SOAK_S)
         agent.enroll()
         yield agent
