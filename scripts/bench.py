@@ -24,7 +24,7 @@ from bundles.errors import WavegateError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benches named on the command line, or all; return the exit status."""
-    options = _parse(arguments)
+    options = parse(arguments)
     known = names()
     unknown = [name for name in options.names if name not in known]
     if unknown:
@@ -61,7 +61,8 @@ def _print(figures: Iterable[Figure], *, as_json: bool) -> None:
         print(f"  ({machine()})", flush=True)
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return ``names``, ``json``, ``quick`` and ``models`` of a command line; None = this process's."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names())}; default: all")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")

@@ -25,6 +25,7 @@ RUN_ELSEWHERE = {
     "scripts/test": "it runs this test",
     "scripts/check": "continuous integration runs it beside the tests",
     "scripts/bench agent": "tests/integration/agent_environment runs what it measures in",
+    "scripts/bench delta download": "tests/unit/scripts runs what they measure with",
     "scripts/bench trust": "tests/unit/scripts runs what it measures with",
     "scripts/fuzz": "tests/unit/scripts runs a short form of it",
     "scripts/simulate": "tests/sim runs what it calls",
