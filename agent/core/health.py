@@ -105,7 +105,10 @@ def judge(numbers: HealthNumbers, limits: HealthLimits) -> Judgement:
         return Judgement("unhealthy", "nonfinite", f"{numbers.nonfinite} of {n} answers were not finite.")
     all_failed = n >= limits.min_all_failed and numbers.errors >= n
     if all_failed or (n >= limits.min_for_errors and numbers.errors > limits.max_error_ratio * n):
-        return Judgement("unhealthy", "errors", f"{numbers.errors} of {n} requests failed.")
+        is_nonsense = numbers.nonfinite * 2 > numbers.errors  # the word for what most of them failed of
+        return Judgement(
+            "unhealthy", "nonfinite" if is_nonsense else "errors", f"{numbers.errors} of {n} requests failed."
+        )
     if numbers.distinct_outputs == 1 and numbers.distinct_inputs >= limits.min_for_constant:
         return Judgement(
             "unhealthy", "constant", f"{numbers.distinct_inputs} different inputs had the very same answer."

@@ -55,6 +55,7 @@ CONTRACT = Contract(
     outputs=[TensorSpec("y", "float32", [1, 2], min=-2.0, max=2.0)],
     task="regression",
 )
+ALLCLOSE = HealthCheck(comparator="allclose")
 X = np.array([[0.1, 0.2, 0.3, 0.4]], dtype=np.float32)
 
 
@@ -125,9 +126,11 @@ class Rig:
         is_online: whether blobs can be had.
         gates: sha256 -> event that its fetch waits for.
         conditions: what speaks against an update, from the next start on.
+        is_isolated: whether models run in workers of their own, from the next start on.
     """
 
     conditions: Admission = NoConditions()
+    is_isolated = False
 
     def __init__(self, folder: Path, disk: Path, reserve_bytes: int = 0, fs: Callable = LocalFileSystem) -> None:
         self.folder, self.disk, self.reserve_bytes, self.make_fs = folder, disk, reserve_bytes, fs
@@ -145,7 +148,16 @@ class Rig:
         np.savez(goldens, **{"input.x": x, "output.y": y})
         self.goldens = goldens
 
-    def release(self, n: int, model: str = "digits", *, size: int = 1000, swap: str = "hot", **fake) -> Release:
+    def release(
+        self,
+        n: int,
+        model: str = "digits",
+        *,
+        size: int = 1000,
+        swap: str = "hot",
+        health: HealthCheck = ALLCLOSE,
+        **fake,
+    ) -> Release:
         """Build a release whose model file has ``size`` bytes; goldens and contract are those of every other."""
         path = self.folder / f"{model}-{n}.fake"
         content = {"inputs": [["x", "float32", [1, 4]]], "outputs": [["y", "float32", [1, 2]]], **fake}
@@ -160,7 +172,7 @@ class Rig:
             contract=CONTRACT,
             variants=[VariantSource("any", "fake", path)],
             goldens=self.goldens,
-            health_check=HealthCheck(comparator="allclose"),
+            health_check=health,
             swap=swap,
         )
         archive = build(spec, self.folder / f"{model}-{n}.wgb").archive
@@ -176,7 +188,7 @@ class Rig:
         self.store = Store(self.make_fs(self.disk), self.reserve_bytes)
         self.store.open()
         self.engine = Engine()
-        self.models = Quick(self.engine, clock.wall_ms, ["fake"], is_isolated=False)
+        self.models = Quick(self.engine, clock.wall_ms, ["fake"], is_isolated=self.is_isolated)
         self.schedule = Schedule(clock.now_ms)
         spool = Spool(self.disk / "spool.db", "dev-1")
         me = Self("dev-1", spool.boot_epoch, 1, clock.now_ms(), "cam-a", ("fake",), {}, "0")

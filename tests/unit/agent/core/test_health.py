@@ -13,6 +13,8 @@ LIMITS = HealthLimits(max_latency_p95_ms=50.0)
         (HealthNumbers(self_tests_ok=1), "healthy", ""),
         (HealthNumbers(requests=1), "healthy", ""),
         (HealthNumbers(requests=3, errors=3), "unhealthy", "errors"),
+        (HealthNumbers(requests=3, errors=3, nonfinite=2), "unhealthy", "nonfinite"),
+        (HealthNumbers(requests=20, errors=4, nonfinite=2), "unhealthy", "errors"),
         (HealthNumbers(requests=20, errors=2), "healthy", ""),
         (HealthNumbers(requests=20, errors=3), "unhealthy", "errors"),
         (HealthNumbers(requests=19, errors=9), "healthy", ""),
