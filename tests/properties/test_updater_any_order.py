@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from agent.core import effects as fx
@@ -23,6 +23,7 @@ DIGESTS = [release.sha256 for release in RELEASES]
 POLICY = Policy(max_transitions=4)  # low, so that stories of this length meet it
 SEEN: Counter[str] = Counter()
 REASONS: Counter[str] = Counter()
+FACTORY_SEEN: Counter[str] = Counter()
 
 sha = st.sampled_from(DIGESTS)
 authorized_sha = st.sampled_from(DIGESTS[:4])
@@ -231,6 +232,8 @@ def check_step(before: UpdaterState, event: ev.Event, after: UpdaterState, effec
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from([FRESH, RUNNING, ON_PROBATION, AT_THE_BOUND]), story)
+@example(AT_THE_BOUND, [(1, "fitting")])  # the last bound, and the factory release, in every run
+@example(FRESH, [(1, lambda at: ev.Booted(at, None, FACTORY))])
 def test_events_in_any_order_break_no_rule(start, events):
     state, at = start, 1_000
     for wait, make in events:
@@ -246,10 +249,13 @@ def test_events_in_any_order_break_no_rule(start, events):
         state = after
         SEEN[state.step] += 1
         REASONS[state.reason] += 1
+        FACTORY_SEEN["known"] += state.factory is not None
+        FACTORY_SEEN["committed"] += state.committed == FACTORY
 
 
 def test_every_step_was_reached():
     print("steps reached:", dict(sorted(SEEN.items())))
-    print("reasons reached:", dict(sorted(REASONS.items())))
+    print("reasons reached:", dict(sorted(REASONS.items())), "factory:", dict(FACTORY_SEEN))
     assert set(SEEN) == set(Step)
-    assert "lock" in REASONS
+    assert {"lock", "loop"} <= set(REASONS), "conditions, and the last bound of loops"
+    assert FACTORY_SEEN["committed"], "the factory release"

@@ -27,6 +27,7 @@ GOOD_START = UpdaterState("t/m", Step.CONFIRMED, gen=1, profile=PROFILE, target=
 PAIR = replace(GOOD_START, previous=OLDER)
 ENDS: Counter[str] = Counter()
 STEPS: Counter[str] = Counter()
+REASONS: Counter[str] = Counter()
 
 
 class Device:
@@ -75,6 +76,7 @@ class Device:
             assert isinstance(effects[0], fx.Journal)
         self.state = new
         STEPS[new.step] += 1
+        REASONS[new.reason] += 1
         for effect in effects:
             if self.rng.random() < self.trouble / 4:
                 self.now += 5_000
@@ -244,6 +246,7 @@ def test_a_release_that_is_never_to_blame_and_never_comes_to_rest_is_given_up(ra
 
 
 def test_what_was_explored():
-    print("ends:", dict(ENDS), "steps:", dict(STEPS))
+    print("ends:", dict(ENDS), "steps:", dict(STEPS), "reasons:", dict(REASONS))
     assert {"confirmed", "rolled_back health"} <= set(ENDS)
     assert set(STEPS) >= set(Step) - {Step.IDLE}
+    assert set(REASONS) >= {"window", "lock", "battery", "disk", "loop"}
