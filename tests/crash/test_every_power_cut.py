@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -23,31 +21,10 @@ from powercut.disk import crashes
 from powercut.record import Recording, record_stories
 from powercut.stories import STORIES, Story
 from powercut.survival import effects_of, ledger_of, survive
-from powercut.world import MODEL, World, make_world
+from powercut.world import MODEL, World
 
 from agent.core import effects as fx
 from bundles.digest import sha256_hex
-
-IN_MEMORY = Path("/dev/shm")
-"""Whether a disk's content lasts is up to the model, so the files themselves need no disk."""
-
-
-@pytest.fixture(scope="module")
-def scratch() -> Iterator[Path]:
-    place = IN_MEMORY if os.access(IN_MEMORY, os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="wg-powercut-", dir=place))
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def start_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return make_world()
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from powercut.device import Clock, PowerOff, Rig, Server
+from powercut.device import Clock, PowerOff, Rig
+from powercut.server import Server
 from powercut.stories import STORIES, make_device
-from powercut.world import World, make_world
 
 from agent.core.policy import DEFAULT_POLICY
 from agent.core.state import Step
@@ -23,11 +23,6 @@ from agent.core.state import Step
 START_LIMIT = 40
 LIFE_S = 200.0
 """So long a start that is not killed is watched; every wait of an update here is shorter."""
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return make_world()
 
 
 @pytest.fixture

@@ -7,47 +7,26 @@ two, but for what the second one destroys: a release that is damaged cannot answ
 from __future__ import annotations
 
 import logging
-import os
 import random
 import secrets
 import shutil
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from powercut.device import Clock, Rig, Server
+from powercut.device import Clock, Rig
 from powercut.disk import Crash, crashes
 from powercut.faults import corrupt, full_disk, jump
 from powercut.record import Recording, record_stories
+from powercut.server import Server
 from powercut.stories import HOUR_MS, STORIES, Story, flip, make_device
-from powercut.world import World, make_world
+from powercut.world import World
 
 from agent.core.state import Step
 
-IN_MEMORY = Path("/dev/shm")
 NAMES = ("plain update", "delta update", "update that collects garbage", "sick in probation, rolled back")
 TOLD = [story for story in STORIES if story.name in NAMES]
 SEED, RUNS, SLOW_RUNS = 20, 24, 700
-
-
-@pytest.fixture(scope="module")
-def scratch() -> Iterator[Path]:
-    place = IN_MEMORY if os.access(IN_MEMORY, os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="wg-twofaults-", dir=place))
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def start_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return make_world()
 
 
 @pytest.fixture(scope="module")

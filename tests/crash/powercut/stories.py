@@ -15,7 +15,8 @@ from agent.runner.owner import request_rollback
 from agent.store import LocalFileSystem, Store
 from bundles.digest import sha256_hex
 from bundles.manifest import parse_manifest
-from powercut.device import HARDWARE, Clock, Rig, Server, Told
+from powercut.device import HARDWARE, Clock, Rig, Told
+from powercut.server import Server
 from powercut.tracing import mark
 from powercut.world import MODEL, World
 

@@ -11,8 +11,9 @@ from agent.core.policy import DEFAULT_POLICY
 from agent.store.slots import MANIFEST
 from bundles.digest import sha256_hex
 from bundles.manifest import parse_manifest
-from powercut.device import Clock, Rig, Server, Told
+from powercut.device import Clock, Rig, Told
 from powercut.disk import Op
+from powercut.server import Server
 from powercut.stories import HOUR_MS, Story
 from powercut.world import MODEL, World
 
