@@ -395,3 +395,14 @@ def lab(tmp_path):
     lab = Lab(tmp_path)
     yield lab
     lab.close()
+
+
+@pytest.fixture(scope="session")
+def forget_what_was_cached():
+    """A stand-in for ``MetadataCache._rebuild_scratch``: TUF's client begins with no versions to compare with."""
+
+    def forget(cache) -> None:
+        shutil.rmtree(cache._scratch, ignore_errors=True)
+        cache._scratch.mkdir(parents=True)
+
+    return forget

@@ -304,7 +304,11 @@ def test_a_spool_too_small_for_the_outages_merges_and_declares_to_the_last_reque
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_week_of_several_devices(tmp_path):
-    world = simulate(tmp_path, SEED + 2, hours=7 * 24, devices=3, max_bytes=256 << 10, is_bulky=False)
+def test_a_week_of_several_devices(tmp_path, record_property):
+    seed = SEED + 2
+    record_property("seeds", f"{seed}")
+    world = simulate(tmp_path, seed, hours=7 * 24, devices=3, max_bytes=256 << 10, is_bulky=False)
     found = check(world)
+    starts = sum(agent.starts for agent in world.devices.values())
+    record_property("figures", f"{dict(found)}, met {dict(world.seen)}, agents started {starts} times")
     assert found["generated"] == 3 * 7 * 1440

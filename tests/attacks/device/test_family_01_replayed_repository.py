@@ -4,8 +4,6 @@ What the attacker wants: the director, whose key was stolen with the server, sen
 release managers have since forbidden by a signed floor. On the day served again, the floor was not there yet.
 """
 
-import shutil
-
 from bundles.trust.drafting.offline import raise_signed_floors
 
 MODEL = "vision/digits"
@@ -29,17 +27,12 @@ def runs_the_forbidden_release(lab, device):
     return device.running() == "1.0.0"
 
 
-def forget_what_was_cached(cache):
-    shutil.rmtree(cache._scratch, ignore_errors=True)
-    cache._scratch.mkdir(parents=True)
-
-
 def test_attack_01_replayed_repository(attack):
     _, device = attack(replay, "TRUST_ROLLBACK_TIMESTAMP", is_instructed=True)
     assert device.snapshot().floors.signed == {MODEL: 5}
 
 
-def test_attack_01_has_teeth(with_teeth):
+def test_attack_01_has_teeth(with_teeth, forget_what_was_cached):
     """Versions are kept twice, by TUF's client in its cache and by our floors outside it: both are taken away."""
     with_teeth(
         replay,

@@ -4,8 +4,6 @@ What the attacker wants: the state before the release managers forbade a release
 director, whose key was stolen with the server, may send devices back to it.
 """
 
-import shutil
-
 from bundles.trust.drafting.offline import raise_signed_floors
 
 MODEL = "vision/digits"
@@ -27,17 +25,12 @@ def runs_the_forbidden_release(lab, device):
     return device.running() == "1.0.0"
 
 
-def forget_what_was_cached(cache):
-    shutil.rmtree(cache._scratch, ignore_errors=True)
-    cache._scratch.mkdir(parents=True)
-
-
 def test_attack_02_timestamp_rollback(attack):
     _, device = attack(serve_the_old_timestamp, "TRUST_ROLLBACK_TIMESTAMP", is_instructed=True)
     assert device.snapshot().floors.signed == {MODEL: 5}
 
 
-def test_attack_02_has_teeth(with_teeth):
+def test_attack_02_has_teeth(with_teeth, forget_what_was_cached):
     """Versions are kept twice, by TUF's client in its cache and by our floors outside it: both are taken away."""
     with_teeth(
         serve_the_old_timestamp,

@@ -1,7 +1,5 @@
 """Attack 3: with the stolen online keys, a new snapshot names the versions of an earlier day."""
 
-import shutil
-
 from bundles.trust.drafting.offline import raise_signed_floors
 
 MODEL = "vision/digits"
@@ -24,17 +22,12 @@ def runs_the_forbidden_release(lab, device):
     return device.running() == "1.0.0"
 
 
-def forget_what_was_cached(cache):
-    shutil.rmtree(cache._scratch, ignore_errors=True)
-    cache._scratch.mkdir(parents=True)
-
-
 def test_attack_03_snapshot_rollback_on_a_device_with_state(attack):
     _, device = attack(name_old_versions, "TRUST_ROLLBACK_TARGETS", is_instructed=True)
     assert device.snapshot().floors.signed == {MODEL: 5}
 
 
-def test_attack_03_has_teeth(with_teeth):
+def test_attack_03_has_teeth(with_teeth, forget_what_was_cached):
     """Versions are kept twice, by TUF's client in its cache and by our floors outside it: both are taken away."""
     with_teeth(
         name_old_versions,

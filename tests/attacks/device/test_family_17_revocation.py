@@ -213,11 +213,6 @@ def withheld_from_a_new_device(lab, device):
     device.poll()
 
 
-def forget_what_was_cached(cache):
-    shutil.rmtree(cache._scratch, ignore_errors=True)
-    cache._scratch.mkdir(parents=True)
-
-
 def never_asked(store, repository, now_ms):
     """Stand for a device that knows no revocation role."""
 
@@ -234,7 +229,7 @@ def test_attack_17_the_list_is_rolled_back(lab, script):
 
 
 @pytest.mark.parametrize("script", [rolled_back, rolled_back_behind_a_lost_cache])
-def test_attack_17_the_list_is_rolled_back_has_teeth(with_teeth, script):
+def test_attack_17_the_list_is_rolled_back_has_teeth(with_teeth, script, forget_what_was_cached):
     """Kept three times: TUF's cache, our version floors, and every digest ever forbidden. All are taken away."""
     disabled = {
         "bundles.trust.device.cache.MetadataCache._rebuild_scratch": forget_what_was_cached,
@@ -248,7 +243,7 @@ def test_attack_17_the_list_is_withheld(attack):
     attack(withheld, "TRUST_MIX", is_instructed=True)
 
 
-def test_attack_17_the_list_is_withheld_has_teeth(with_teeth):
+def test_attack_17_the_list_is_withheld_has_teeth(with_teeth, forget_what_was_cached):
     """A device with state misses it twice, in the snapshot and when it asks for the role; both are taken away."""
     disabled = {
         "bundles.trust.device.cache.MetadataCache._rebuild_scratch": forget_what_was_cached,

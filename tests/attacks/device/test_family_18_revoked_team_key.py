@@ -1,7 +1,5 @@
 """Attack 18: a team's key was stolen, its holders were given new ones; the thief serves what the old one signed."""
 
-import shutil
-
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Targets
 
@@ -64,11 +62,6 @@ def runs_the_thiefs(lab, device):
     return device.running() == "6.6.6"
 
 
-def forget_what_was_cached(cache):
-    shutil.rmtree(cache._scratch, ignore_errors=True)
-    cache._scratch.mkdir(parents=True)
-
-
 def test_attack_18_revoked_team_key(attack):
     attack(sign_with_the_old_key, "TRUST_UNSIGNED_TEAM", is_instructed=True)
 
@@ -82,7 +75,7 @@ def test_attack_18_old_delegation(attack):
     attack(serve_the_old_delegation, "TRUST_ROLLBACK_TARGETS", is_instructed=True)
 
 
-def test_attack_18_old_delegation_has_teeth(with_teeth):
+def test_attack_18_old_delegation_has_teeth(with_teeth, forget_what_was_cached):
     """Versions are kept twice, by TUF's client in its cache and by our floors outside it: both are taken away."""
     with_teeth(
         serve_the_old_delegation,
