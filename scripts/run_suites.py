@@ -1,6 +1,7 @@
 """Run the test suites one after another, each against its wall-clock budget, and say what they took.
 
-A suite over its budget is reported, not failed: time decides no test.
+A suite over its budget is reported, not failed: time decides no test. Slow runs write ``tests/slow-report.json``, where
+each suite keeps the date and the commit of its own last run: all of them together take longer than a sitting.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,25 +45,27 @@ def main() -> int:
     parser.add_argument("--slow", action="store_true", help="run the slow tests too and write tests/slow-report.json")
     options = parser.parse_args()
     totals = {"passed": 0, "failed": 0, "skipped": 0}
-    rows, failed = [], False
-    found: list[dict[str, str]] = []
+    rows: list[dict[str, Any]] = []
+    failed = False
     for name, (folders, budget_s) in BUDGETS_S.items():
         chosen = [f for f in folders if (ROOT / "tests" / f).is_dir() and f in (options.suites or folders)]
         if not chosen:
             continue
         with tempfile.NamedTemporaryFile(suffix=".xml") as results:
             code, counts, took_s = _run(name, chosen, slow=options.slow, results=results.name)
-            found += _recorded(Path(results.name)) if options.slow else []
+            seeded = _recorded(Path(results.name)) if options.slow else []
         failed |= code != 0
         for key in totals:
             totals[key] += counts.get(key, 0)
-        rows.append({"suite": name, "took_s": round(took_s, 1), "budget_s": budget_s, **counts})
+        told = {"date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "commit": _commit()}
+        spent = {"took_s": round(took_s, 1), "budget_s": budget_s}
+        rows.append({"suite": name, **told, **spent, **counts, "seeded": seeded})
     print("\nsuite                   took    budget")
     for row in rows:
         over = "  OVER BUDGET" if row["took_s"] > row["budget_s"] else ""
         print(f"{row['suite']:<20} {row['took_s']:>6.1f} s {row['budget_s']:>6} s{over}")
     if options.slow:
-        _write_report(rows, totals, found)
+        _write_report(rows)
     if not rows:
         print("No suite of that name.", file=sys.stderr)
         return 2
@@ -107,16 +112,29 @@ def _recorded(results: Path) -> list[dict[str, str]]:
     return recorded
 
 
-def _write_report(rows: list[dict[str, object]], totals: dict[str, int], found: list[dict[str, str]]) -> None:
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    report = {
-        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip(),
-        "totals": totals,
-        "suites": rows,
-        "seeded": found,
-    }
-    (ROOT / "tests" / "slow-report.json").write_text(json.dumps(report, indent=2) + "\n")
+def report(before: Mapping[str, Any], ran: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the slow report: what just ran, and what the one before says of suites that did not.
+
+    Args:
+        before: the report so far; empty = none.
+        ran: for each suite ``suite``, ``date``, ``commit``, ``took_s``, ``budget_s``, ``seeded`` and its counts.
+    """
+    suites = {row["suite"]: dict(row) for row in before.get("suites", ()) if row["suite"] in BUDGETS_S}
+    suites |= {row["suite"]: dict(row) for row in ran}
+    rows = [suites[name] for name in BUDGETS_S if name in suites]
+    totals = {key: sum(row.get(key, 0) for row in rows) for key in ("passed", "failed", "skipped")}
+    return {"v": 2, "totals": totals, "suites": rows}
+
+
+def _write_report(rows: Iterable[Mapping[str, Any]]) -> None:
+    path = ROOT / "tests" / "slow-report.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(report(before if before.get("v") == 2 else {}, rows), indent=2) + "\n")
+
+
+def _commit() -> str:
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return found.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ def facts(tmp_path):
     return folder
 
 
-def limited(rig, facts, *, wall_ms=lambda: NIGHT, **limits):
+def limited(rig, facts, *, wall_ms=lambda: NIGHT, network_manager=lambda: "", **limits):
     """Start the device with these limits, and with facts of its own."""
-    places = Places(facts / "supplies", facts / "meminfo", facts / "routes", network_manager=lambda: "")
+    places = Places(facts / "supplies", facts / "meminfo", facts / "routes", network_manager=network_manager)
     rig.conditions = Conditions(Limits(**{"metered": "no", **limits}), rig.disk / "update.lock", wall_ms, places)
     rig.start()
     return rig
@@ -90,6 +90,34 @@ def test_a_closed_window_lets_the_download_go_on(make_rig, facts):
     assert "never" in rig.state().detail
     rig.ask(first)
     rig.settle("confirmed", first.sha256)
+
+
+@pytest.mark.parametrize("reason", ["battery", "metered"])
+def test_a_low_battery_and_a_metered_network_put_the_download_off_and_cost_nothing(make_rig, facts, reason):
+    supply, connection = facts / "supplies" / "BAT0", facts / "metered"
+    supply.mkdir(parents=True)
+    for name, said in (("type", "Battery"), ("present", "1"), ("status", "Discharging"), ("capacity", "80")):
+        (supply / name).write_text(said)
+    (facts / "routes").write_text("Iface Destination\nwwan0 00000000\n")
+    connection.write_text("wwan0:no")
+    rig = limited(make_rig(), facts, min_battery_percent=30, metered="auto", network_manager=connection.read_text)
+    first, second = rig.release(1), rig.release(2)
+    rig.install(first)
+    spoils, mends = {
+        "battery": ((supply / "capacity", "12"), (supply / "status", "Charging")),
+        "metered": ((connection, "wwan0:yes (guessed)"), (connection, "wwan0:no")),
+    }[reason]
+    spoils[0].write_text(spoils[1])
+    rig.ask(second)
+    before = counts(rig.settle("deferred", first.sha256))
+    assert (rig.state().reason, rig.state().code) == (reason, f"CONDITION_{reason.upper()}")
+    assert before == {**before, "attempts": 0, "tried": (), "transitions": 0}
+    assert rig.asked[second.sha256] == 0, "not a byte"
+    assert rig.answer() == first.sha256
+    mends[0].write_text(mends[1])
+    rig.look_again()
+    rig.settle("confirmed", second.sha256)
+    assert [p.reason for p in rig.state().history if p.step == "deferred"] == [reason]
 
 
 def test_a_way_back_does_not_wait_for_the_window(make_rig, facts):

@@ -10,7 +10,7 @@ import pytest
 from agent.cli.parser import build_parser
 from agent.config import load_config
 from agent.core.route import CHANGE_AFTER, RECONNECT, RECONNECT_SLOWLY
-from agent.runner.link import FALLBACK_AFTER_MS
+from agent.runner.link import FALLBACK_AFTER_MS, POLL_AGAIN
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "network.md"
 TEXT = PAGE.read_text("utf-8")
@@ -35,3 +35,4 @@ def test_the_settings_are_read(tmp_path):
 def test_files_and_numbers_are_the_codes():
     assert all((PAGE.parent / link).exists() for link in re.findall(r"\]\((.*?)\)", TEXT))
     assert (CHANGE_AFTER, RECONNECT.cap_s, RECONNECT_SLOWLY.cap_s, FALLBACK_AFTER_MS) == (2, 120.0, 3600.0, 30_000)
+    assert POLL_AGAIN.cap_s == 300.0
