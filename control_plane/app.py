@@ -29,6 +29,7 @@ from control_plane.api.metrics import metrics_router
 from control_plane.broker.configuration import BLOBS_NAME, INGEST_NAME, PUBLISH_NAME, BrokerDoor
 from control_plane.broker.connection import Connection, Teller
 from control_plane.broker.eviction import evict
+from control_plane.broker.introduction import introduce
 from control_plane.broker.supervisor import Broker, find_mosquitto
 from control_plane.db.engine import Database
 from control_plane.deadlines import server_deadlines
@@ -219,6 +220,7 @@ class Server:
             settings.mqtt_port,
             self._tell_everything_again,
             settings.mqtt_ws_port,
+            lambda: introduce(PUBLISH_NAME, self._folder.keys, settings.mqtt_host, settings.mqtt_ws_port),
         )
 
     def _make_workers(self) -> dict[str, Periodic]:

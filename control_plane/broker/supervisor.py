@@ -50,6 +50,7 @@ class Broker:
         port: TCP port.
         on_restart: called (from the supervising thread) after the broker came back by itself.
         websocket_port: TCP port for WebSocket; 0 = none.
+        introduce: makes mosquitto know that listener (``control_plane.broker.introduction``).
     """
 
     def __init__(
@@ -60,8 +61,9 @@ class Broker:
         port: int,
         on_restart: Callable[[], None],
         websocket_port: int = 0,
+        introduce: Callable[[], None] = lambda: None,
     ) -> None:
-        self._program = program
+        self._program, self._introduce = program, introduce
         self._files = files
         self._host, self._port, self._websocket_port = host, port, websocket_port
         self._on_restart = on_restart
@@ -96,7 +98,7 @@ class Broker:
                 )
         self._spawn()
         try:
-            self._wait_ready()
+            self._until_it_refuses_the_revoked()
         except TryAgain as error:
             raise AskPerson(
                 f"The broker did not start: {self._last_words()}",
@@ -121,9 +123,21 @@ class Broker:
         self._files.pid.unlink(missing_ok=True)
 
     def reload(self) -> None:
-        """Make the broker read its revocation list and access list again (SIGHUP)."""
+        """Make the broker read its revocation list and access list again (SIGHUP).
+
+        Raises:
+            TryAgain: ``BROKER_WEBSOCKET``: the list would not be read for every listener.
+        """
+        if self.pid is not None and self._websocket_port:
+            self._introduce()
         if (pid := self.pid) is not None:
             os.kill(pid, signal.SIGHUP)
+
+    def _until_it_refuses_the_revoked(self) -> None:
+        """Wait until the broker accepts connections, and holds its revocation list against every one of them."""
+        self._wait_ready()
+        if self._websocket_port:
+            self.reload()
 
     def _spawn(self) -> None:
         self._process = subprocess.Popen(
@@ -160,8 +174,12 @@ class Broker:
             pause_s = min(MAX_PAUSE_S, pause_s * 2 + 0.1)
             self._spawn()
             try:
-                self._wait_ready()
-            except TryAgain:
+                self._until_it_refuses_the_revoked()
+            except TryAgain as error:
+                log.warning("broker_not_ready", reason=str(error))
+                if self._process and self._process.poll() is None:
+                    self._process.kill()  # it may let revoked devices in
+                    self._process.wait()
                 continue
             pause_s = 0.0
             self._on_restart()

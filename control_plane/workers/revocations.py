@@ -29,7 +29,7 @@ class Revocations:
         db: the database.
         authority: the device CA.
         path: where the broker reads the list.
-        reload: makes the broker read it.
+        reload: makes the broker read it; may raise ``TryAgain``.
         evict: ends the session of a device; may raise ``TryAgain``.
         now_ms: server clock.
     """
@@ -65,7 +65,12 @@ class Revocations:
         if not waiting and not is_due:
             return
         self.write()
-        self._reload()
+        try:
+            self._reload()
+        except TryAgain as error:
+            log.warning("revocations_not_read", reason=str(error))
+            self._written_ms = None  # the next round tries it again
+            return
         for one in waiting:
             try:
                 self._evict(one.device)

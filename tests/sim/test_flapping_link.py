@@ -2,7 +2,8 @@
 
 Real: the link, the spool in its SQLite file, the schedule, ingest and its SQLite database. In between a network that
 loses, doubles, delays and reorders messages and acks, and changes between a broker, HTTPS alone and nothing at all;
-the agent is killed and started again, the server too. Everything is drawn from one seed, which is printed.
+the agent is killed and started again, the server too, and a device's wall clock may jump by years. Everything is drawn
+from one seed, which is printed.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ SEED = 20261124
 START_MS = 1_800_000_000_000
 MINUTE, HOUR = 60_000, 3_600_000
 BUCKET_MS = 15 * MINUTE
+YEAR = 365 * 24 * HOUR
+WRONG_MS = (-START_MS, -57 * YEAR, -HOUR, -11 * MINUTE, 11 * MINUTE, HOUR, 10 * YEAR)
+"""What a wall clock may be off by: 1970, set back, set forward, ten years ahead."""
 
 
 class VirtualSchedule(Schedule):
@@ -49,8 +53,8 @@ class VirtualSchedule(Schedule):
 class World:
     """Clock, network and server."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.chance, self.now_ms = folder, random.Random(seed), START_MS
+    def __init__(self, folder: Path, seed: int, *, clocks_jump: bool) -> None:
+        self.folder, self.chance, self.now_ms, self.clocks_jump = folder, random.Random(seed), START_MS, clocks_jump
         self.schedule = VirtualSchedule(lambda: self.now_ms, workers=0)
         self.way = "mqtt"
         self.devices: dict[str, Agent] = {}
@@ -162,7 +166,7 @@ class Agent:
 
     def __init__(self, world: World, device: str, *, max_bytes: int, is_bulky: bool) -> None:
         self.world, self.device, self.max_bytes, self.is_bulky = world, device, max_bytes, is_bulky
-        self.samples = self.windows = self.events = self.starts = 0
+        self.samples = self.windows = self.events = self.starts = self.wrong_ms = 0
         self.chance = random.Random(f"{world.chance.random()}/{device}")
         with world.db.write() as session:
             session.add(Device(id=device, public_key_pem=device, enrolled_ms=START_MS))
@@ -176,10 +180,17 @@ class Agent:
         self.spool = Spool(world.folder / f"{self.device}.db", self.device, max_bytes=self.max_bytes)
         self.broker = Broker(world, self.device)
         hooks = Hooks(lambda _: None, lambda: None, lambda: None, lambda: b"{}")
-        clock = lambda: world.now_ms  # noqa: E731
-        self.link = Link(world.schedule, key, self, self.broker, self.spool, hooks, self.chance, clock, 1800.0)
+        self.link = Link(world.schedule, key, self, self.broker, self.spool, hooks, self.chance, self.wall_ms, 1800.0)
         self.broker.link = self.link
         self.link.start()
+
+    def wall_ms(self) -> int:
+        return max(0, self.world.now_ms + self.wrong_ms)
+
+    def jump(self) -> None:
+        """Somebody sets the clock, the battery is empty, or a time server mends it."""
+        self.wrong_ms = 0 if self.wrong_ms and self.chance.random() < 0.5 else self.chance.choice(WRONG_MS)
+        self.world.seen["clock jumps"] += 1
 
     def kill(self) -> None:
         """As -9 does: nothing is sent, nothing cut; only what was durable is left."""
@@ -190,13 +201,29 @@ class Agent:
 
     def report(self) -> None:
         self.world.schedule.at((self.device, "report"), self.world.now_ms + MINUTE, self.report)
-        ok, now = self.chance.randrange(1, 40), self.world.now_ms
+        if self.world.clocks_jump and self.chance.random() < 1 / 40:
+            self.jump()
+        ok, now = self.chance.randrange(1, 40), self.wall_ms()
         columns = {"sharpness": ColumnCounts(counts=[ok, 0], n=ok, sum_q=self.chance.randrange(-ok, ok))}
         classes = [self.chance.randrange(2**16) for _ in range(1500)] if self.is_bulky else []
         variant = f"v{self.windows % 20}" if self.is_bulky else "v"  # few that merge
         latency = LatencyHistogram(offset=self.chance.randrange(300), counts=[ok], n=ok, sum_us=ok * 90)
         self.spool.add_window(
-            Window("t/m", "b" * 64, "1", variant, "c" * 64, now - MINUTE, now, ok, {}, {}, classes, latency, columns)
+            Window(
+                "t/m",
+                "b" * 64,
+                "1",
+                variant,
+                "c" * 64,
+                max(0, now - MINUTE),
+                now,
+                ok,
+                {},
+                {},
+                classes,
+                latency,
+                columns,
+            )
         )
         self.windows, self.samples = self.windows + 1, self.samples + ok
         if self.chance.random() < 0.05:
@@ -228,9 +255,11 @@ def rollups(db: Database) -> list[dict[str, Any]]:
     return [row.model_dump() for row in [*counters, *sketches]]
 
 
-def simulate(folder: Path, seed: int, *, hours: int, devices: int, max_bytes: int, is_bulky: bool) -> World:
+def simulate(
+    folder: Path, seed: int, *, hours: int, devices: int, max_bytes: int, is_bulky: bool, clocks_jump: bool = False
+) -> World:
     print(f"seed {seed}, {devices} devices, {hours} simulated hours")
-    world = World(folder, seed)
+    world = World(folder, seed, clocks_jump=clocks_jump)
     for number in range(devices):
         Agent(world, f"cam-{number}", max_bytes=max_bytes, is_bulky=is_bulky)
     world.schedule.at("restart", START_MS + hours * HOUR // 2, world.restart_server)
@@ -293,6 +322,18 @@ def test_a_day_of_a_flapping_link_loses_no_report_and_counts_none_twice(tmp_path
         assert world.seen[trouble], f"the day had no {trouble!r}, so it showed nothing of it"
     assert world.seen["server restarts"] == 1
     assert world.devices["cam-0"].starts > 1
+
+
+def test_a_wall_clock_that_jumps_by_years_loses_nothing_and_counts_nothing_twice_or_in_another_year(tmp_path):
+    world = simulate(tmp_path, SEED + 3, hours=12, devices=1, max_bytes=8 << 20, is_bulky=False, clocks_jump=True)
+    with world.db.read() as session:
+        buckets = [row.bucket_ms for row in session.exec(select(DeviceWindow)).all()]
+    found = check(world)
+    assert world.seen["clock jumps"] > 10
+    assert (found["generated"], found["windows"], found["declared"]) == (720, 720, 0)
+    # An hour off is believed where the report says so with its own clock at the first send; years are not.
+    assert min(buckets) > START_MS - 2 * HOUR, "nothing is filed under 1970"
+    assert max(buckets) <= world.now_ms, "or under a year to come"
 
 
 def test_a_spool_too_small_for_the_outages_merges_and_declares_to_the_last_request(tmp_path):

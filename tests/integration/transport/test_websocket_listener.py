@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import signal
 import socket
 import ssl
 import threading
@@ -13,8 +15,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from paho.mqtt.enums import CallbackAPIVersion
+from ways.server import accepts
 
 from agent.reach import upgrade_status
+from agent.runner.doctor import preflight
 
 PEM = serialization.Encoding.PEM
 
@@ -118,3 +122,23 @@ def test_the_name_is_the_certificates_whatever_the_client_says(site, house, thin
     wire.emptied()
     assert [up for up, _ in wire.states] == [True], "two clients of one id would have ended the first"
     assert impostor.arrived.empty()
+
+
+def test_a_revoked_device_is_refused_also_where_nobody_came_by_websocket_before(site, house, until):
+    """mosquitto reads no revocation list for a WebSocket listener that it has seen no connection on."""
+
+    seen = []
+
+    def refusals():
+        seen.append({one.what: one.code for one in preflight(folder, environ={}) if one.what.startswith("broker")})
+        return seen[-1]
+
+    revoked = dict.fromkeys(("broker by mqtt", "broker by websocket"), "DEVICE_CERTIFICATE_REVOKED")
+    for round_ in range(2):
+        before = house.broker_pid
+        os.kill(before, signal.SIGKILL)
+        until(lambda before=before: house.broker_pid != before and accepts(house.websocket), "a new broker")
+        if round_ == 0:
+            folder = site.enrol("stolen", websocket=house.websocket)
+            assert house.api.post("/api/v1/devices/stolen/revoke", json={"reason": "stolen"}).is_success
+        until(lambda: refusals() == revoked, seen)
