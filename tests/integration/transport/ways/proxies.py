@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import select
 import socket
 import ssl
 import struct
@@ -136,17 +137,20 @@ class InspectingProxy(Proxy):
                 inner.sendall(self._page)
                 return
             with outside.wrap_socket(target) as outer:
-                back = threading.Thread(target=self._copy, args=(outer, inner), daemon=True)
-                back.start()
                 outer.sendall(first)
-                self._copy(inner, outer)
-                back.join()
+                self._carry(inner, outer)
 
-    def _copy(self, source: ssl.SSLSocket, sink: ssl.SSLSocket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
+    def _carry(self, inner: ssl.SSLSocket, outer: ssl.SSLSocket) -> None:
+        """Carry both ways on one thread: an SSL object is not made for two."""
+        sides = {inner: outer, outer: inner}
+        while True:
+            with_data = [sock for sock in sides if sock.pending()] or select.select(list(sides), [], [], 30)[0]
+            if not with_data:
+                return
+            for source in with_data:
+                data = source.recv(65536)
+                if not data:
+                    return
                 if b" HTTP/1.1\r\n" in data:
                     self.read.append(data.partition(b"\r\n")[0])
-                sink.sendall(data)
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(sink, socket.SHUT_RDWR)
+                sides[source].sendall(data)
