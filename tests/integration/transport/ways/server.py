@@ -85,8 +85,12 @@ class House:
         return (self.data / "keys" / "server-ca.pem").read_text()
 
     @property
-    def broker_pid(self) -> int:
-        return int((self.data / "broker" / "mosquitto.pid").read_text())
+    def broker_pid(self) -> int | None:
+        """None while a starting mosquitto has not yet made the file, or made it and not yet written into it."""
+        try:
+            return int((self.data / "broker" / "mosquitto.pid").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
 
     def start(self) -> None:
         ready = self.home / "ready.json"
