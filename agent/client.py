@@ -164,7 +164,7 @@ class Client:
             status, data = self._exchange(method, path, body)
         try:
             answer = msgspec.json.decode(data)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DaemonUnreachable(
                 f"What answers on {self._path!r} is not the agent.", remedy="Check the socket's path."
             ) from error

@@ -318,7 +318,7 @@ def _refusal(answer: httpx.Response, text: bytes) -> WavegateError:
     """Turn an answer that is no success, and as much of its text as was read, into an error of the right family."""
     status = answer.status_code
     problem = _Problem()
-    with contextlib.suppress(msgspec.DecodeError):
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
         problem = msgspec.json.decode(text, type=_Problem)
     sentence = problem.detail or problem.title or f"The server answered {status}."
     details: dict[str, object] = {"status": status}
@@ -342,7 +342,7 @@ def _refusal(answer: httpx.Response, text: bytes) -> WavegateError:
 def _decode(data: bytes, kind: type[_Time]) -> _Time:
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise TryAgain(
             f"The server's answer cannot be read: {error}.", code="ANSWER_INVALID", remedy="Check the server's release."
         ) from error

@@ -308,7 +308,7 @@ def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
 def _check_waiting(raw: bytes) -> None:
     try:
         answer = msgspec.json.decode(raw, type=_Waiting)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return  # an answer of another kind
     if answer.state == "pending":
         raise TryAgain(

@@ -127,7 +127,7 @@ def _fingerprint(versions: Mapping[str, str], cpu: str) -> str:
 def _read(path: Path, fingerprint: str) -> dict[str, BackendReport]:
     try:
         cache = msgspec.json.decode(path.read_bytes(), type=_Cache)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return {}  # none yet, or damaged: find out again
     is_current = cache.fingerprint == fingerprint and cache.format_version == FORMAT_VERSION
     return cache.reports if is_current else {}

@@ -84,7 +84,7 @@ def parse_contract(data: bytes) -> Contract:
         _refuse_contract("CONTRACT_JSON", f"The contract has {len(data)} bytes; {MAX_CONTRACT_BYTES} is the limit.")
     try:
         raw = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         _refuse_contract("CONTRACT_JSON", f"The contract is not valid JSON: {error}.")
     version = raw.get("format_version", FORMAT_VERSION) if isinstance(raw, dict) else None
     if version != FORMAT_VERSION:

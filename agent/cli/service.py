@@ -193,7 +193,7 @@ def _check_root(data: bytes, *, allow_demo: bool) -> None:
 
     try:
         signed = msgspec.json.decode(data, type=dict[str, Any]).get("signed")
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         signed = None
     if not isinstance(signed, dict) or signed.get("_type") != "root":
         raise AskPerson(

@@ -57,7 +57,7 @@ def decode_state(data: bytes) -> UpdaterState:
                 remedy="Install the agent that wrote it, or let this one start from the release on disk.",
             )
         return msgspec.json.decode(body, type=_Entry).state
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise JournalUnreadable(
             f"The journal cannot be read: {error}.", remedy="The agent starts from the release on disk."
         ) from error

@@ -129,7 +129,7 @@ class FakeBackend:
             )
         try:
             model = msgspec.json.decode(path.read_bytes(), type=FakeModel)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ModelRefused(
                 f"The runtime cannot read {path.name!r}: {error}.", remedy="Write a valid .fake file."
             ) from error

@@ -120,7 +120,7 @@ class Channel:
             raise PeerGone("the other side sent two frames where one was due")
         try:
             message = self._decoder.decode(buffer[_PREFIX.size : _PREFIX.size + header_length])
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise PeerGone("the other side sent a message that cannot be read") from error
         return message, buffer[start:total]
 

@@ -66,7 +66,7 @@ def read_request(body: bytes) -> InferRequest:
     """
     try:
         return msgspec.json.decode(body, type=InferRequest)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputRefused(
             f"The request is not a valid infer request: {error}.",
             code="INPUT_JSON",

@@ -94,7 +94,7 @@ def ask(path: Path, request: dict[str, Any], timeout_s: float = TIMEOUT_S) -> di
             sock.sendall(msgspec.json.encode(request) + b"\n")
             with sock.makefile("rb") as stream:
                 answer = msgspec.json.decode(stream.readline(MAX_LINE_BYTES), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DaemonUnreachable(
             f"No agent answers on {str(path)!r}.", remedy="Start it with 'wavegate-agent run --dir DIR'."
         ) from error
@@ -112,6 +112,6 @@ def _answer(answer: Answer, line: bytes) -> bytes:
         return msgspec.json.encode(answer(msgspec.json.decode(line, type=dict[str, Any])))
     except WavegateError as error:
         return msgspec.json.encode({"error": error.as_dict()})
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         refused = Refused(f"The request cannot be read: {error}.", code="CONTROL_REQUEST")
         return msgspec.json.encode({"error": refused.as_dict()})

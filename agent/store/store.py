@@ -140,7 +140,7 @@ class Store(Factories):
             return None
         try:
             pointer = msgspec.json.decode(self._fs.read(path), type=_Pointer)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return None
         return pointer if pointer.v == POINTER_VERSION else None
 

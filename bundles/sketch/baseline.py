@@ -43,7 +43,7 @@ def parse_baseline(data: bytes) -> Baseline:
         _refuse("BASELINE_JSON", f"The baseline has {len(data)} bytes; {MAX_BASELINE_BYTES} is the limit.")
     try:
         raw = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         _refuse("BASELINE_JSON", f"The baseline is not valid JSON: {error}.")
     version = raw.get("format_version", FORMAT_VERSION) if isinstance(raw, dict) else None
     if version != FORMAT_VERSION:

@@ -349,7 +349,7 @@ async def _body(request: Request, limit: int) -> bytes:
 def _decode(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestRefused(
             f"The body cannot be read: {error}.", code="BODY_INVALID", remedy="Check the agent's release."
         ) from error

@@ -67,7 +67,7 @@ def load() -> Profiles:
         return msgspec.json.decode(path().read_bytes(), type=Profiles)
     except FileNotFoundError:
         return Profiles()
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SetUpWrong(
             f"The profile file {path()} cannot be read: {error}.", code="PROFILE_FILE", remedy="Mend or remove it."
         ) from error

@@ -116,9 +116,13 @@ def survive_both(fault: str, seed: int, recordings, world: World, folder: Path, 
             rig.pull_the_plug()
 
 
+FOUND = {"damaged file": (3901997337,)}
+"""Seeds that found something once: a pointer with a byte that is no UTF-8."""
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_power_cut_and_another_fault(fault, recordings, world, scratch, start_ms, quiet, capsys):
-    for seed in range(SEED, SEED + RUNS):
+    for seed in (*range(SEED, SEED + RUNS), *FOUND.get(fault, ())):
         folder = scratch / f"device {seed}"
         folder.mkdir()
         survive_both(fault, seed, recordings, world, folder, start_ms)

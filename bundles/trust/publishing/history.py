@@ -83,7 +83,7 @@ def read_history(folder: Path, state: State) -> History:
             continue
         try:
             listed = msgspec.json.decode(path.read_bytes(), type=_File).signed.targets
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             continue
         history = history._with((path, entry.hashes.get("sha256", ""), entry.custom) for path, entry in listed.items())
     return history

@@ -69,7 +69,7 @@ def test_a_passing_failure_is_not_kept(tmp_path):
     assert report.usable
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b'{"fingerprint": 3}'])
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"fingerprint": 3}', b'{"fingerprint": "\xb4"}'])
 def test_a_damaged_cache_is_found_out_afresh(tmp_path, damage):
     probe(DISTRIBUTIONS, Examiner(), tmp_path)
     (tmp_path / CACHE_NAME).write_bytes(damage)

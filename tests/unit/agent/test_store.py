@@ -116,7 +116,10 @@ def test_a_bundle_that_is_not_here_is_not_activated(store):
     assert store.active(MODEL) == slot.sha256
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"v": 9, "slot": 1, "sha256": "x"}', b'{"slot": "one"}'])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b'{"v": 9, "slot": 1, "sha256": "x"}', b'{"slot": "one"}', b'{"v": 1, "slot": 1, "sha256": "\xb4"}'],
+)
 def test_a_pointer_that_cannot_be_read_names_nothing(store, tmp_path, content):
     slot, _ = install(store, 1)
     store.activate(MODEL, slot.sha256)

@@ -117,6 +117,7 @@ def test_fields_and_kinds_of_next_year_are_let_through():
         (b"", "CONTRACT_JSON"),
         (b"{", "CONTRACT_JSON"),
         (b"\xff\xfe", "CONTRACT_JSON"),
+        (b'{"task": "\xb4"}', "CONTRACT_JSON"),
         (b"[" * 100_000, "CONTRACT_JSON"),
         (b"[]", "CONTRACT_FORMAT_VERSION"),
         (b'{"format_version": 2, "inputs": [], "outputs": []}', "CONTRACT_FORMAT_VERSION"),

@@ -61,6 +61,7 @@ def test_null_is_a_missing_value():
     [
         (b"{", "INPUT_JSON"),
         (b'{"inputs": 3}', "INPUT_JSON"),
+        (b'{"inputs": [], "id": "\xb4"}', "INPUT_JSON"),
         (b"[" * 50_000, "INPUT_JSON"),
         (b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [NaN]}]}', "INPUT_JSON"),
         (body(datatype="BYTES"), "INPUT_DTYPE"),
